@@ -1,0 +1,40 @@
+"""The contract of an avatar: sizes and tensors that Python, Kotlin and Swift share.
+
+A bundle's manifest holds these values as JSON; ports read them from there and retype nothing.
+"""
+
+from typing import NamedTuple
+
+from edge.topology import LANDMARKS, LOCAL
+
+SIZE = 512
+"""Width and height of a frame, in pixels."""
+
+FIELD = 64
+"""Width and height of the motion field, in cells."""
+
+KEYPOINTS = 20
+"""K: neural keypoints of one face."""
+
+LOCAL_LANDMARKS = len(LOCAL)
+"""M: local landmarks (gaze, lids, brows, lips, jaw)."""
+
+FORMAT_VERSION = 1
+"""Version of the bundle folder; a reader refuses any other."""
+
+
+class TensorSpec(NamedTuple):
+    """One tensor at the door of a model."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    low: float
+    """Smallest meaningful value (coordinates may leave the crop a little: -2)."""
+    high: float
+
+
+LANDMARKS_IN = TensorSpec("landmarks", (1, LANDMARKS, 3), "float32", -4.0, 4.0)
+KEYPOINTS_IN = TensorSpec("keypoints", (1, KEYPOINTS, 2), "float32", -4.0, 4.0)
+LOCAL_IN = TensorSpec("local_landmarks", (1, LOCAL_LANDMARKS, 2), "float32", -4.0, 4.0)
+IMAGE_OUT = TensorSpec("image", (1, 3, SIZE, SIZE), "float32", 0.0, 1.0)

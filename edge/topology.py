@@ -1,0 +1,63 @@
+"""Names for MediaPipe's 478 face landmarks: the one table that Python, Kotlin and Swift share.
+
+"Left" and "right" are the person's own, as in MediaPipe: the right eye is on the left of the image.
+Index facts are those of MediaPipe's published face mesh topology (Apache-2.0).
+"""
+
+import numpy as np
+
+LANDMARKS = 478
+"""Points of one face: 468 of the mesh, then 5 of each iris (centre first), right iris first."""
+
+FOREHEAD_TOP, CHIN, NOSE_TIP, NOSE_BRIDGE = 10, 152, 1, 168
+RIGHT_EYE_OUTER, RIGHT_EYE_INNER, LEFT_EYE_INNER, LEFT_EYE_OUTER = 33, 133, 362, 263
+RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER = 61, 291
+RIGHT_INNER_MOUTH_CORNER, LEFT_INNER_MOUTH_CORNER = 78, 308
+RIGHT_CHEEK_EDGE, LEFT_CHEEK_EDGE = 234, 454
+RIGHT_IRIS_CENTRE, LEFT_IRIS_CENTRE = 468, 473
+RIGHT_IRIS = np.arange(468, 473)
+LEFT_IRIS = np.arange(473, 478)
+
+FACE_OVAL = np.array(
+    [10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377]
+    + [152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109]
+)
+"""The face's outline: a closed ring of 36 points, clockwise in the image from the forehead's top."""
+
+# Lids from the outer to the inner corner of the eye; the n-th upper point lies over the n-th lower one.
+RIGHT_UPPER_LID = np.array([246, 161, 160, 159, 158, 157, 173])
+RIGHT_LOWER_LID = np.array([7, 163, 144, 145, 153, 154, 155])
+LEFT_UPPER_LID = np.array([466, 388, 387, 386, 385, 384, 398])
+LEFT_LOWER_LID = np.array([249, 390, 373, 374, 380, 381, 382])
+
+RIGHT_BROW = np.array([70, 63, 105, 66, 107, 46, 53, 52, 65, 55])
+LEFT_BROW = np.array([300, 293, 334, 296, 336, 276, 283, 282, 295, 285])
+
+# Lips from the right to the left corner, corners left out; the n-th upper point lies over the n-th lower one.
+INNER_UPPER_LIP = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
+INNER_LOWER_LIP = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
+OUTER_UPPER_LIP = np.array([185, 40, 39, 37, 0, 267, 269, 270, 409])
+OUTER_LOWER_LIP = np.array([146, 91, 181, 84, 17, 314, 405, 321, 375])
+
+STABLE = np.array(
+    [10, 338, 297, 332, 284, 251, 389, 109, 67, 103, 54, 21, 162, 127, 356, 234, 454]
+    + [9, 8, 168, 6, 197, 195, 151, 108, 337, 33, 133, 362, 263, 98, 327]
+)
+"""Points that speech and expression hardly move: forehead, temples, nose bridge, eye corners, nostrils.
+
+Head pose is fitted to these alone."""
+
+LOCAL = np.concatenate(
+    [
+        [RIGHT_IRIS_CENTRE, LEFT_IRIS_CENTRE],
+        [33, 160, 159, 158, 133, 144, 145, 153],
+        [263, 387, 386, 385, 362, 373, 374, 380],
+        [70, 105, 107, 300, 334, 336],
+        [61, 40, 37, 0, 267, 270, 291, 91, 84, 17, 314, 321],
+        [78, 80, 82, 13, 312, 310, 308, 88, 87, 14, 317, 318],
+        [152, 149, 378, 136, 365, 205, 425, 4],
+    ]
+)
+"""Local landmarks (c^loc of the paper, Sec. 3.3): gaze, lids, brows, lips, jaw. Order is part of the bundle format."""
+
+

@@ -1,0 +1,58 @@
+"""Teachers: one photo and landmarks in, frames out. One small protocol, chosen by name in `load_teacher`."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+
+
+class Identity(NamedTuple):
+    """All that a teacher binds once to a person (paper Sec. 3.1)."""
+
+    source_image: torch.Tensor
+    """I_s: float32 [3, 512, 512], RGB in 0..1, cropped."""
+    source_landmarks: torch.Tensor
+    """c: float32 [478, 3], crop coordinates."""
+    keypoints: torch.Tensor
+    """p_3D of the source: float32 [K, 3]."""
+    appearance_volume: torch.Tensor
+    """F_3D: float32 [C, D, H, W]. The mesh teacher's is the photo itself, [3, 1, 512, 512]."""
+
+
+class Rendering(NamedTuple):
+    """What a teacher delivers for N driving poses."""
+
+    frames: torch.Tensor
+    """y: float32 [N, 3, 512, 512], RGB in 0..1."""
+    keypoints: torch.Tensor
+    """p_3D: float32 [N, K, 3]."""
+    motion_field: torch.Tensor
+    """Backward field: float32 [N, 64, 64, 2]; cell (h, w) of the frame is read from the source at (x, y)."""
+    occlusion: torch.Tensor
+    """float32 [N, 1, 64, 64]; 1 where the frame can be had by warping the source, 0 where it must be painted."""
+
+
+class Teacher(Protocol):
+    """A strong animator that the student learns from."""
+
+    name: str
+
+    def prepare(self, source_image: torch.Tensor, source_landmarks: torch.Tensor) -> Identity:
+        """Bind a photo: image float32 [3, 512, 512] in 0..1 and its landmarks float32 [478, 3]."""
+        ...
+
+    def render(self, identity: Identity, landmarks: torch.Tensor) -> Rendering:
+        """Animate: landmarks float32 [N, 478, 3], already retargeted to this person."""
+        ...
+
+    def driver(self, identity: Identity) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """The exact linear map landmarks → keypoints where there is one: weight [K*2, 478*3], bias [K*2]."""
+        ...
+
+
+def load_teacher(name: str) -> Teacher:
+    """The teacher of that name: "mesh" needs no weights and works on any photo."""
+    if name == "mesh":
+        from training.teachers.mesh import MeshTeacher
+
+        return MeshTeacher()
+    raise ValueError(f"There is no teacher {name!r}. Choose: mesh.")
