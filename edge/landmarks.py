@@ -1,0 +1,351 @@
+"""Faces found: MediaPipe's 478 landmarks for photos and frames, and the portrait that everything starts from.
+
+MediaPipe is imported when a `Landmarker` is made, never before: `edge` runs avatars without it.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edge.errors import InputError, MissingRuntimeError
+from edge.face_landmarker import find_model
+from edge.preprocess import NEUTRAL, Crop, crop_image, face_crop, face_height, from_crop, load_image, to_crop
+from edge.spec import SIZE
+from edge.topology import (
+    FACE_OVAL,
+    LANDMARKS,
+    LEFT_CHEEK_EDGE,
+    LEFT_EYE_OUTER,
+    RIGHT_CHEEK_EDGE,
+    RIGHT_EYE_OUTER,
+)
+
+MIN_FACE_PX = 64
+"""Smallest face that carries an avatar, forehead to chin, in pixels of the photo."""
+
+MAX_YAW_DEG = 40.0
+"""Farthest turn of a source portrait: beyond it the far cheek and eye are not in the photo."""
+
+MAX_FACES = 8
+"""Most faces looked for in one picture."""
+
+SURE, UNSURE = 0.5, 0.2
+"""Detection confidence: MediaPipe's own default, and the second look's. What only the second look finds is
+often a drawing, an animal or a face half hidden."""
+
+CUT_REFUSED, CUT_NOTED = 0.10, 0.02
+"""How far a face may lie outside the photo, in face heights: refused beyond the first, noted beyond the second."""
+
+
+class Portrait(NamedTuple):
+    """One person's photo, cropped, with its landmarks."""
+
+    image: NDArray[np.uint8]
+    """uint8 [512, 512, 3], RGB: the crop."""
+    landmarks: NDArray[np.float32]
+    """float32 [478, 3], crop coordinates."""
+    crop: Crop
+    """Where the crop lies in the photo."""
+    notes: tuple[str, ...]
+    """What the user should know, as sentences."""
+    name: str
+    """The photo's file name without its ending."""
+
+
+class Landmarker:
+    """Finds the faces of a picture (MediaPipe Tasks FaceLandmarker). A context manager.
+
+    Args:
+        model: the model file; without it `edge.face_landmarker.find_model` looks for one.
+        video: frames of one clip follow each other: faces are tracked from frame to frame, faster and calmer.
+        max_faces: most faces found at once.
+        confidence: least confidence of detection, presence and tracking, 0..1.
+        progress: told in a sentence what is fetched, when the model file has to be.
+
+    Raises:
+        MissingRuntimeError: MediaPipe or its model file is missing.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        video: bool = False,
+        max_faces: int = MAX_FACES,
+        confidence: float = SURE,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        try:
+            with _silence():
+                import mediapipe
+                from mediapipe.tasks.python import BaseOptions, vision
+        except ImportError as error:
+            raise MissingRuntimeError(
+                f"Finding faces needs MediaPipe, which cannot be imported ({error}). "
+                'Run: pip install "superface[landmarks]"'
+            ) from error
+        self.model = find_model(model, progress=progress)
+        self.video = video
+        self._mediapipe: Any = mediapipe
+        self._time_ms = -1
+        options = vision.FaceLandmarkerOptions(
+            # Read here, not by MediaPipe: its C++ side opens no path with non-ASCII letters on Windows.
+            base_options=BaseOptions(model_asset_buffer=self.model.read_bytes()),
+            running_mode=vision.RunningMode.VIDEO if video else vision.RunningMode.IMAGE,
+            num_faces=max_faces,
+            min_face_detection_confidence=confidence,
+            min_face_presence_confidence=confidence,
+            min_tracking_confidence=confidence,
+        )
+        # A first, empty picture makes MediaPipe print all it prints while nobody listens.
+        with _silence():
+            try:
+                self._graph: Any = vision.FaceLandmarker.create_from_options(options)
+            except (RuntimeError, ValueError) as error:
+                raise MissingRuntimeError(
+                    f"MediaPipe cannot use the landmark model {self.model} ({error}). "
+                    "Delete that file, or name another with SUPERFACE_LANDMARKER."
+                ) from error
+            self.detect(np.full((64, 64, 3), NEUTRAL, dtype=np.uint8))
+
+    def detect(self, image: NDArray[np.uint8], *, time_ms: int | None = None) -> list[NDArray[np.float32]]:
+        """The faces of a picture, largest first.
+
+        Args:
+            image: uint8 [H, W, 3], RGB.
+            time_ms: in video mode, the frame's time; it must grow. Without it, 40 ms after the last frame.
+
+        Returns:
+            A list of float32 [478, 3], image pixels: (x, y) and the depth z in the same unit, smaller is nearer.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(f"A picture is uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}.")
+        height, width = image.shape[:2]
+        picture = self._mediapipe.Image(
+            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image)
+        )
+        if self.video:
+            self._time_ms = max(self._time_ms + 1, self._time_ms + 40 if time_ms is None else time_ms)
+            result = self._graph.detect_for_video(picture, self._time_ms)
+        else:
+            result = self._graph.detect(picture)
+        faces = [
+            np.array([(p.x * width, p.y * height, p.z * width) for p in points], dtype=np.float32)
+            for points in result.face_landmarks
+        ]
+        faces = [face for face in faces if face.shape == (LANDMARKS, 3) and np.isfinite(face).all()]
+        return sorted(faces, key=face_height, reverse=True)
+
+    def close(self) -> None:
+        """Give MediaPipe's threads and memory back."""
+        with _silence():
+            self._graph.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No standard error, that of C++ libraries included: MediaPipe's start-up lines cannot be turned off."""
+    try:
+        sys.stderr.flush()
+        saved = os.dup(2)
+    except (OSError, ValueError, AttributeError):  # no standard error at all (pythonw, some services)
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def yaw_deg(landmarks: NDArray[np.floating]) -> float:
+    """How far the head is turned, in degrees; 0 looks at the camera, positive turns the nose to the image's right.
+
+    Args:
+        landmarks: float [478, 3], any coordinates with z in the unit of x.
+    """
+    across = (landmarks[LEFT_EYE_OUTER] - landmarks[RIGHT_EYE_OUTER]) + (
+        landmarks[LEFT_CHEEK_EDGE] - landmarks[RIGHT_CHEEK_EDGE]
+    )
+    return float(np.degrees(np.arctan2(across[2], np.hypot(across[0], across[1]))))
+
+
+def read_portrait(
+    path: str | Path,
+    *,
+    face: int | None = None,
+    landmarker: Landmarker | None = None,
+) -> Portrait:
+    """A photo as the portrait of one person: cropped, with landmarks, checked for what an avatar needs.
+
+    The whole photo is searched first; where nothing is found, the photo with a border around it (a face that
+    fills the frame), its parts enlarged (a small face), and all that again with less confidence. The face is
+    then found once more inside its own crop, which is more precise.
+
+    Args:
+        path: the photo.
+        face: which face, counted from the left of the photo, from 1; the largest without it.
+        landmarker: one in image mode to use; else one is made.
+
+    Raises:
+        InputError: unreadable photo, no face, no such face, or a face too small, cut off, or turned away.
+        MissingRuntimeError: MediaPipe or its model file is missing.
+    """
+    path = Path(path)
+    image = load_image(path)
+    with contextlib.ExitStack() as stack:
+        own = landmarker or stack.enter_context(Landmarker())
+        faces, sure = _find_faces(image, own), True
+        if not faces:
+            unsure = stack.enter_context(Landmarker(own.model, confidence=UNSURE))
+            faces, sure = _find_faces(image, unsure), False
+            own = unsure
+        if not faces:
+            raise InputError(
+                f"No face was found in {path}. Give a photo that shows one face from the front, sharp and well lit."
+            )
+        chosen, notes = _choose(faces, face, path)
+        crop, landmarks = _refine(image, chosen, own)
+    if not sure:
+        notes.append(
+            "The face was found with low confidence only: drawings, animals and half hidden faces animate badly."
+        )
+    notes += _checked(from_crop(landmarks, crop), image, path)
+    return Portrait(crop_image(image, crop), landmarks, crop, tuple(notes), path.stem)
+
+
+def _choose(
+    faces: list[NDArray[np.float32]], face: int | None, path: Path
+) -> tuple[NDArray[np.float32], list[str]]:
+    """The face that the user means, and what to say about the others."""
+    from_left = sorted(range(len(faces)), key=lambda n: float(faces[n][:, 0].mean()))
+    if face is not None:
+        if not 1 <= face <= len(faces):
+            raise InputError(
+                f"There is no face {face} in {path}: {len(faces)} found. Count from the left, from 1."
+            )
+        return faces[from_left[face - 1]], []
+    notes = []
+    if len(faces) > 1:
+        notes.append(
+            f"{len(faces)} faces were found; the largest is taken, number {from_left.index(0) + 1} from the left. "
+            "Another is picked with --face N, counted from the left."
+        )
+    return faces[0], notes
+
+
+def _find_faces(image: NDArray[np.uint8], landmarker: Landmarker) -> list[NDArray[np.float32]]:
+    """Faces of a photo, largest first, in image pixels: the first way of looking that finds any."""
+    faces = landmarker.detect(image)
+    if faces:
+        return faces
+    height, width = image.shape[:2]
+    side = max(height, width)
+    # MediaPipe's detector looks at 128×128 pixels: a face must fill neither all of them nor next to none.
+    bordered = Crop(width / 2 - side, height / 2 - side, 2 * side)
+    faces = _detect_in(image, bordered, landmarker)
+    if faces:
+        return faces
+    for part in (1, 2, 4):
+        window = min(height, width) / part
+        if window < MIN_FACE_PX:
+            break
+        found: list[NDArray[np.float32]] = []
+        for y in _starts(height, window):
+            for x in _starts(width, window):
+                found += _detect_in(image, Crop(x, y, window), landmarker)
+        if found:
+            return _distinct(found)
+    return []
+
+
+def _starts(side: float, window: float) -> NDArray[np.float64]:
+    """Starts of windows that overlap by half and cover a side."""
+    count = int(np.ceil((side - window) / (window / 2))) + 1
+    return np.linspace(0.0, side - window, min(count, 32))
+
+
+def _detect_in(image: NDArray[np.uint8], crop: Crop, landmarker: Landmarker) -> list[NDArray[np.float32]]:
+    """Faces inside a square of the image, in image pixels."""
+    return [
+        from_crop(to_crop(face, Crop(0.0, 0.0, float(SIZE))), crop)
+        for face in landmarker.detect(crop_image(image, crop))
+    ]
+
+
+def _distinct(faces: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Faces that overlapping windows found twice, once; largest first."""
+    kept: list[NDArray[np.float32]] = []
+    for face in sorted(faces, key=face_height, reverse=True):
+        centre = face[:, :2].mean(axis=0)
+        apart = [float(np.linalg.norm(centre - other[:, :2].mean(axis=0))) for other in kept]
+        if all(gap > 0.5 * face_height(other) for gap, other in zip(apart, kept, strict=True)):
+            kept.append(face)
+    return kept
+
+
+def _refine(
+    image: NDArray[np.uint8], face: NDArray[np.float32], landmarker: Landmarker
+) -> tuple[Crop, NDArray[np.float32]]:
+    """The crop of a face, and its landmarks found again inside that crop (crop coordinates)."""
+    size = (image.shape[1], image.shape[0])
+    for _ in range(2):
+        crop = face_crop(face, size)
+        again = _detect_in(image, crop, landmarker)
+        centre, height = face[:, :2].mean(axis=0), face_height(face)
+        same = [f for f in again if np.linalg.norm(f[:, :2].mean(axis=0) - centre) < 0.3 * height]
+        if not same:
+            break
+        face = same[0]
+    return crop, to_crop(face, crop)
+
+
+def _checked(landmarks_px: NDArray[np.float32], image: NDArray[np.uint8], path: Path) -> list[str]:
+    """Notes about a face, in image pixels.
+
+    Raises:
+        InputError: it is too small, cut off, or turned too far.
+    """
+    height, width = image.shape[:2]
+    face = face_height(landmarks_px)
+    if face < MIN_FACE_PX:
+        raise InputError(
+            f"The face in {path} is {face:.0f} pixels high; at least {MIN_FACE_PX} are needed. "
+            "Give a larger version of the photo, or one taken from nearer."
+        )
+    oval = landmarks_px[FACE_OVAL, :2]
+    beyond = max(-float(oval.min()), float(oval[:, 0].max()) - width, float(oval[:, 1].max()) - height) / face
+    if beyond > CUT_REFUSED:
+        raise InputError(
+            f"The face in {path} is cut off by the photo's border. Give a photo that shows the whole head."
+        )
+    yaw = yaw_deg(landmarks_px)
+    if abs(yaw) > MAX_YAW_DEG:
+        raise InputError(
+            f"The head in {path} is turned by {abs(yaw):.0f} degrees; up to {MAX_YAW_DEG:.0f} can be animated. "
+            "Give a photo taken more from the front."
+        )
+    notes = []
+    if beyond > CUT_NOTED:
+        notes.append("The photo's border touches the face; what lies beyond it is made up.")
+    if face < 2 * MIN_FACE_PX:
+        notes.append(f"The face is only {face:.0f} pixels high: the avatar will look soft.")
+    return notes
