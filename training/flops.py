@@ -1,0 +1,131 @@
+"""What a frame costs: multiply-accumulates by module, and the work that a counter of multiplications leaves out.
+
+Convention: `gflops = 2 × gmacs`, convolutions and matrix products only, as `torch.utils.flop_counter` counts them
+on the whole per-frame graph (student and driver). The rest (warps, resizes, activations) is listed in elements
+beside it: it costs memory traffic, not arithmetic.
+
+`python -m training.flops` prints the table of the named tiers.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from edge.spec import KEYPOINTS, LOCAL_LANDMARKS
+from edge.topology import LANDMARKS
+from training.config import TIERS, StudentConfig
+from training.student import Student
+
+DRIVER_GMACS = LANDMARKS * 3 * KEYPOINTS * 2 / 1e9
+"""The driver's linear map landmarks → keypoints."""
+
+
+class Cost(NamedTuple):
+    """The price of one frame."""
+
+    gmacs: float
+    gflops: float
+    """2 × gmacs, the driver included."""
+    parameters: int
+    """Learned numbers that reach the device; constants of the person (photo, features, heat-maps) not included."""
+    modules: dict[str, float]
+    """GMACs by module."""
+    uncounted: dict[str, int]
+    """Output elements of one frame by kind of work that the counter leaves out."""
+
+
+_UNCOUNTED = {
+    "grid_sampler_2d": "warp",
+    "upsample_bilinear2d": "resize",
+    "relu": "activation",
+    "sigmoid": "activation",
+    "_softmax": "activation",
+    "exp": "activation",
+    "add": "elementwise",
+    "sub": "elementwise",
+    "mul": "elementwise",
+    "clamp": "elementwise",
+    "pixel_shuffle": "shuffle",
+    "pixel_unshuffle": "shuffle",
+    "cat": "copy",
+}
+
+
+class _Elements(TorchDispatchMode):
+    """Output elements by kind of operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        out = func(*args, **(kwargs or {}))
+        kind = _UNCOUNTED.get(func._schema.name.removeprefix("aten::").rstrip("_"))
+        if kind and isinstance(out, torch.Tensor):
+            self.total[kind] = self.total.get(kind, 0) + out.numel()
+        return out
+
+
+@lru_cache
+def student_cost(config: StudentConfig) -> Cost:
+    """Counts one frame of a student of these widths, without allocating its weights."""
+    with torch.device("meta"):
+        student = Student(config).eval()
+        inputs = torch.zeros(1, KEYPOINTS, 2), torch.zeros(1, LOCAL_LANDMARKS, 2)
+        counter = FlopCounterMode(display=False, depth=3)
+        elements = _Elements()
+        with torch.no_grad(), counter, elements:
+            student(*inputs)
+    modules = {
+        name.removeprefix("Student."): sum(ops.values()) / 2e9
+        for name, ops in counter.get_flop_counts().items()
+        if name.startswith("Student.")
+    }
+    modules["driver"] = DRIVER_GMACS
+    gmacs = counter.get_total_flops() / 2e9 + DRIVER_GMACS
+    parameters = sum(p.numel() for n, p in student.named_parameters() if not n.startswith("distributor."))
+    return Cost(gmacs, 2 * gmacs, parameters, modules, elements.total)
+
+
+@lru_cache
+def student_config(gflops: float = TIERS["standard"]) -> StudentConfig:
+    """The widest student that costs at most `gflops` a frame (2 per multiply-accumulate, everything included).
+
+    Raises:
+        ValueError: below 0.4 GFLOPs, where no picture is left.
+    """
+    best = None
+    # One number scales everything; multiples of 8 keep every runtime's convolutions on their fast path.
+    for width in range(16, 257, 8):
+        config = StudentConfig(
+            motion_channels=max(16, width // 2 // 8 * 8),
+            coarse_channels=width,
+            fine_channels=max(8, width // 2),
+        )
+        if student_cost(config).gflops > gflops:
+            break
+        best = config
+    if best is None:
+        raise ValueError(f"No student fits {gflops} GFLOPs a frame; 0.4 is the least. Tiers: {TIERS}.")
+    return best
+
+
+def main() -> None:
+    """Print the tiers."""
+    for name, gflops in TIERS.items():
+        config = student_config(gflops)
+        cost = student_cost(config)
+        print(
+            f"{name}: {cost.gflops:.3f} GFLOPs = {cost.gmacs:.3f} GMACs, {cost.parameters / 1e6:.2f} M parameters, {config}"
+        )
+        for module, gmacs in cost.modules.items():
+            print(f"    {module:24} {gmacs:8.4f} GMACs")
+        for kind, elements in cost.uncounted.items():
+            print(f"    {kind:24} {elements / 1e6:8.3f} M elements, not counted")
+
+
+if __name__ == "__main__":
+    main()

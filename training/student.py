@@ -1,0 +1,289 @@
+"""The student φ: the network that runs on the phone, one person each (paper Sec. 3.2).
+
+    keypoints, local landmarks ─┬─▶ code ─▶ basis fields ──────────────┐
+                                └─▶ heat-maps ─▶ dense motion network ─┴▶ motion field, occlusion
+    motion field ─┬─▶ warp of F_2D at 64 px ─▶ generator at 64 and 128 px ─▶ pixel shuffle ─▶ mask, paint
+                  └─▶ warp of the photo at 512 px ─────────────────────────▶ frame = canvas·(1-mask) + photo·mask + paint
+
+The photo itself is warped at full resolution: that costs no multiplications and keeps skin as sharp as it is.
+The canvas is a learned picture that stays where it is: revealed background, and a ground for painting.
+
+Everything that depends on the person alone is a constant. Only operations that every runtime runs natively are
+used: plain convolutions, slices, softmax over the last axis, `bmm`, bilinear resize to a fixed size, pixel shuffle
+and the 2-D warp (docs/conventions.md). Letters: N batch, C channels, H W pixels, K keypoints, M local landmarks.
+
+Mirrored by: edge/student.py.
+"""
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.topology import LOCAL
+from training.config import StudentConfig
+from training.teachers import Identity
+
+HEATMAP = 32
+"""Width and height of a heat-map, in cells."""
+SIGMA = 0.1
+"""Width of a heat-map's bell, in crop coordinates (the crop is 2 wide)."""
+FINE = 128
+"""Width and height of the generator's last maps; pixel shuffle by 4 makes the frame."""
+SHUFFLE = SIZE // FINE
+POINTS = KEYPOINTS + LOCAL_LANDMARKS
+
+
+class Motion(NamedTuple):
+    """Where each cell of the frame is read in the source."""
+
+    field: torch.Tensor
+    """Backward field: float32 [N, 64, 64, 2], (x, y)."""
+    occlusion: torch.Tensor
+    """float32 [N, 1, 64, 64]; 1 = visible in the source."""
+    hints: torch.Tensor
+    """What the dense motion network tells the generator: [N, C, 64, 64]."""
+
+
+class Animation(NamedTuple):
+    """One frame and the motion behind it."""
+
+    image: torch.Tensor
+    """float32 [N, 3, 512, 512], RGB; not yet clamped to 0..1, so that gradients pass."""
+    motion: Motion
+
+
+def warp(features: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+    """Features [N, C, H, W] read at `field` [N, h, w, 2]: [N, C, h, w]; an identity field returns them to rounding.
+
+    Backward, bilinear, border padding, -1 and 1 at the centres of the first and last pixel: the only setting that
+    every runtime has natively.
+    """
+    return F.grid_sample(features, field, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def identity_grid(size: int) -> torch.Tensor:
+    """The field that moves nothing: float32 [1, size, size, 2], (x, y) in -1..1."""
+    axis = torch.linspace(-1, 1, size)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], -1)[None]
+
+
+def heatmaps(points: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
+    """A bell at each point: points [N, P, 2], axis [S] of cell centres → [N, P, S, S] in 0..1 (row y, column x)."""
+    x = torch.exp((axis - points[:, :, 0:1]).square() * (-0.5 / SIGMA**2))
+    y = torch.exp((axis - points[:, :, 1:2]).square() * (-0.5 / SIGMA**2))
+    return y.unsqueeze(3) * x.unsqueeze(2)
+
+
+def resize(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Bilinear resize of feature maps to size × size (pixel areas aligned)."""
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+
+
+class _Trunk(nn.Module):
+    """A stack of convolutions that training may run in a shorter float type; doors are float32 either way."""
+
+    precision: torch.dtype | None = None
+
+    def _scope(self, x: torch.Tensor):  # noqa: ANN202
+        return torch.autocast(x.device.type, self.precision) if self.precision else nullcontext()
+
+
+def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, 1)
+
+
+class _Residual(nn.Module):
+    """x + conv(relu(conv(x))), rectified; starts as the identity, so depth costs no training time."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _conv(channels, channels)
+        self.second = _conv(channels, channels)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+class AppearanceDistributor(nn.Module):
+    """φ_d: the teacher's appearance volume F_3D pressed to F_2D, once for a person (paper Sec. 3.2).
+
+    Depth is folded into channels and so are pixels beyond 64 × 64: one form serves a photo [3, 1, 512, 512] and
+    a volume [32, 16, 64, 64].
+    """
+
+    def __init__(self, volume_channels: int, feature_channels: int) -> None:
+        super().__init__()
+        self.fold = nn.Conv2d(volume_channels, 2 * feature_channels, 3, 1, 1)
+        self.press = nn.Conv2d(2 * feature_channels, feature_channels, 3, 1, 1)
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """Volume float32 [C, D, H, W] → F_2D float32 [1, C, 64, 64]."""
+        flat = F.pixel_unshuffle(volume.flatten(0, 1)[None], volume.shape[-1] // FIELD)
+        return self.press(F.relu(self.fold(flat)))
+
+
+class DenseMotionTrunk(_Trunk):
+    """Heat-map differences [N, K+M, 32, 32] → features and head maps at 64 px (DMN of the paper, in 2-D)."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.enter = _conv(POINTS, channels)
+        self.down = _conv(channels, 2 * channels, stride=2)
+        self.deep = _Residual(2 * channels)
+        self.up = _conv(2 * channels, channels)
+        self.place = nn.Parameter(torch.zeros(1, channels, FIELD, FIELD))
+        self.wide = _conv(channels, channels)
+        self.heads = _conv(channels, heads)
+
+    def forward(self, heat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns hints [N, C, 64, 64] and head maps [N, heads, 64, 64], float32."""
+        with self._scope(heat):
+            skip = F.relu(self.enter(heat))
+            deep = self.deep(F.relu(self.down(skip)))
+            x = F.relu(self.up(resize(deep, HEATMAP)) + skip)
+            # `place` tells each cell where it is: the person, and so the meaning of a cell, never changes.
+            x = F.relu(self.wide(resize(x, FIELD) + self.place))
+            heads = self.heads(x)
+        if self.precision:
+            return x.float(), heads.float()
+        return x, heads
+
+
+class Generator(_Trunk):
+    """Warped features and photo → mask and paint (GEN of the paper, at 64 and 128 px)."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        coarse, fine = config.coarse_channels, config.fine_channels
+        self.enter = _conv(config.feature_channels + config.motion_channels, coarse)
+        self.coarse = nn.Sequential(*[_Residual(coarse) for _ in range(config.coarse_blocks)])
+        self.widen = _conv(coarse, fine)
+        self.look = _conv(3 * SHUFFLE**2, fine)
+        self.fine = nn.Sequential(*[_Residual(fine) for _ in range(config.fine_blocks)])
+        self.paint = _conv(fine, 4 * SHUFFLE**2)
+        nn.init.zeros_(self.paint.weight)
+        nn.init.zeros_(self.paint.bias)
+
+    def forward(self, features: torch.Tensor, hints: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
+        """Features [N, C, 64, 64] (warped, occluded), hints [N, C, 64, 64], warped photo [N, 3, 512, 512].
+
+        Returns float32 [N, 4, 512, 512]: paint RGB, then the mask's logit.
+        """
+        with self._scope(features):
+            x = self.coarse(F.relu(self.enter(torch.cat([features, hints], 1))))
+            x = self.widen(resize(x, FINE)) + self.look(F.pixel_unshuffle(photo, SHUFFLE))
+            x = self.paint(self.fine(F.relu(x)))
+        if self.precision:
+            x = x.float()
+        return F.pixel_shuffle(x, SHUFFLE)
+
+
+class Student(nn.Module):
+    """The identity-specific network φ (paper Sec. 3.2): keypoints and local landmarks in, a frame out.
+
+    Bind once, drive often: `bind` stores what the teacher delivers about the person; `forward` is the per-frame
+    half and the graph that converters lower. It never sees the teacher.
+
+    Cost: set by the widths in `config`, counted by training/flops.py.
+    """
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mixer = nn.Sequential(
+            nn.Linear(2 * POINTS, 128),
+            nn.ReLU(),
+            nn.Linear(128, 128),
+            nn.ReLU(),
+            nn.Linear(128, config.code_size),
+        )
+        self.basis = nn.Linear(config.code_size, FIELD * FIELD * 2)
+        self.motion_trunk = DenseMotionTrunk(config.motion_channels, KEYPOINTS + 1 + 2 + 1)
+        self.generator = Generator(config)
+        self.canvas = nn.Parameter(torch.zeros(1, 3, SIZE, SIZE))
+        self.distributor = AppearanceDistributor(config.volume_channels, config.feature_channels)
+        nn.init.zeros_(self.basis.bias)
+        nn.init.normal_(self.basis.weight, std=1e-3)
+        nn.init.zeros_(self.motion_trunk.heads.weight)
+        nn.init.zeros_(self.motion_trunk.heads.bias)
+
+        self.register_buffer("photo", torch.zeros(1, 3, SIZE, SIZE))
+        self.register_buffer("source_points", torch.zeros(1, POINTS, 2))
+        self.register_buffer("source_heat", torch.zeros(1, POINTS, HEATMAP, HEATMAP))
+        self.register_buffer("appearance_features", torch.zeros(1, config.feature_channels, FIELD, FIELD))
+        self.register_buffer("axis", torch.linspace(-1, 1, HEATMAP), persistent=False)
+        self.register_buffer("grid", identity_grid(FIELD).flatten(1, 2), persistent=False)
+
+    @torch.no_grad()
+    def bind(self, identity: Identity) -> "Student":
+        """Store the person: photo, source keypoints and landmarks, appearance features; the canvas starts as the photo.
+
+        Returns itself. Raises nothing: the identity was checked by the teacher.
+        """
+        local = identity.source_landmarks[torch.from_numpy(LOCAL), :2]
+        points = torch.cat([identity.keypoints[:, :2], local])[None].to(self.photo)
+        self.photo.copy_(identity.source_image[None])
+        self.canvas.copy_(self.photo)
+        self.source_points.copy_(points)
+        self.source_heat.copy_(heatmaps(points, self.axis))
+        self.distribute(identity.appearance_volume)
+        return self
+
+    @torch.no_grad()
+    def distribute(self, appearance_volume: torch.Tensor) -> None:
+        """Freeze F_2D, what the distributor makes of the teacher's volume [C, D, H, W], as a constant of the graph."""
+        self.appearance_features.copy_(self.distributor(appearance_volume.to(self.photo)))
+
+    def motion(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Motion:
+        """Dense motion from driving keypoints [N, K, 2] and local landmarks [N, M, 2]."""
+        points = torch.cat([keypoints, local_landmarks], 1)
+        offsets = points - self.source_points
+        # Whole-face motions of this person: a handful of learned fields, mixed by a code. Nearly free (0.5 MMAC)
+        # and what makes a student useful within a minute; the convolutions below then place edges.
+        base = self.basis(self.mixer(offsets.flatten(1))).reshape(-1, FIELD * FIELD, 2)
+
+        hints, heads = self.motion_trunk(heatmaps(points, self.axis) - self.source_heat)
+        logits = heads[:, : KEYPOINTS + 1].flatten(2).transpose(1, 2)
+        # K candidate motions "this cell follows keypoint k" and one "this cell follows the basis fields".
+        assignment = torch.softmax(logits, -1)
+        follow = torch.bmm(assignment[:, :, :KEYPOINTS], -offsets[:, :KEYPOINTS])
+        rest = heads[:, KEYPOINTS + 1 : KEYPOINTS + 3].flatten(2).transpose(1, 2)
+        field = self.grid + base + follow + rest
+        occlusion = torch.sigmoid(heads[:, KEYPOINTS + 3 :])
+        return Motion(field.reshape(-1, FIELD, FIELD, 2), occlusion, hints)
+
+    def animate(
+        self, keypoints: torch.Tensor, local_landmarks: torch.Tensor, features: torch.Tensor
+    ) -> Animation:
+        """N frames at once, for training: keypoints [N, K, 2], local landmarks [N, M, 2], F_2D [1, C, 64, 64]."""
+        batch = (len(keypoints), -1, -1, -1)
+        motion = self.motion(keypoints, local_landmarks)
+        return Animation(self.paint(motion, features.expand(batch), self.photo.expand(batch)), motion)
+
+    def paint(self, motion: Motion, features: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
+        """The frame [N, 3, 512, 512] for a motion; features [N, C, 64, 64] and photo [N, 3, 512, 512] unwarped."""
+        warped_features = warp(features, motion.field) * motion.occlusion
+        # Corner cells sit on corner pixels, so an identity field stays one at every size.
+        field = F.interpolate(
+            motion.field.permute(0, 3, 1, 2), size=(SIZE, SIZE), mode="bilinear", align_corners=True
+        ).permute(0, 2, 3, 1)
+        warped_photo = warp(photo, field)
+        painted = self.generator(warped_features, motion.hints, warped_photo)
+        mask = torch.sigmoid(painted[:, 3:4] + MASK_BIAS)
+        return self.canvas + mask * (warped_photo - self.canvas) + painted[:, 0:3]
+
+    def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
+        """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""
+        motion = self.motion(keypoints, local_landmarks)
+        return self.paint(motion, self.appearance_features, self.photo).clamp(0, 1)
+
+
+MASK_BIAS = 3.0
+"""The mask starts at 0.95: the warped photo shows, and the canvas can still be learned."""
