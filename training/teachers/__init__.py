@@ -1,6 +1,6 @@
 """Teachers: one photo and landmarks in, frames out. One small protocol, chosen by name in `load_teacher`."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -16,6 +16,8 @@ class Identity(NamedTuple):
     """p_3D of the source: float32 [K, 3]."""
     appearance_volume: torch.Tensor
     """F_3D: float32 [C, D, H, W]. The mesh teacher's is the photo itself, [3, 1, 512, 512]."""
+    binding: Any = None
+    """What the teacher itself needs to animate this person; nobody else looks inside."""
 
 
 class Rendering(NamedTuple):
