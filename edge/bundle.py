@@ -1,0 +1,623 @@
+"""The avatar's folder `NAME.avatar/`: all that a phone needs, and a manifest to check every file against.
+
+    manifest.json        this module's `Manifest` as JSON
+    student.onnx         keypoints, local landmarks → image; student.int8.onnx the same in 8 bits
+    driver.onnx          landmarks → keypoints, local landmarks
+    identity/            thumbnail.png; landmarks.f32 and keypoints.f32 of the source
+    golden/              inputs of a few frames as .f32, and the frames expected for them as .png
+
+`.f32` is raw little-endian float32 in C order, its shape in the manifest: a port needs no reader but JSON
+and floats. A bundle comes from elsewhere, so nothing in it is believed before it is checked; and it is
+written whole or not at all. The checksums guard against damage, not against somebody who means harm: they
+are no signature.
+"""
+
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edge.errors import BundleError, InputError, SpecError
+from edge.spec import FORMAT_VERSION, IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE, TensorSpec
+
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 2**20
+"""Bytes. A real manifest has some ten thousand."""
+LARGEST_FILE = 256 * 2**20
+"""Bytes. A real student has a few million."""
+MOST_FILES = 1000
+LARGEST_TENSOR = 2**26
+"""Numbers in one tensor."""
+GRAPHS = {
+    "driver": ((LANDMARKS_IN,), (KEYPOINTS_IN, LOCAL_IN)),
+    "student": ((KEYPOINTS_IN, LOCAL_IN), (IMAGE_OUT,)),
+}
+"""Inputs and outputs of the per-frame graphs."""
+
+CONVENTIONS = {
+    "image": "RGB; the graph's image is float32 NCHW in 0..1",
+    "coordinates": "(x, y, z), y down; -1 and +1 are the centres of the crop's first and last pixel (of 512)",
+    "z": "in the unit of x; smaller is nearer to the camera",
+    "landmarks": "MediaPipe FaceLandmarker, 478 points, after retargeting to this avatar",
+    "left_right": "the person's own: the right eye is on the left of the image",
+    "warp": "backward, bilinear, border padding, align_corners=True",
+    "f32": "raw little-endian float32, C order",
+}
+
+SYNTHETIC_MEDIA = (
+    "Frames made with this avatar are synthetic media. Whoever shows them to others says so, and does not "
+    "use them to deceive."
+)
+CONSENT = (
+    "The person in the source photo, or whoever may speak for them, has agreed to this avatar and to its "
+    "use, or the photo is in the public domain. Whoever made the avatar vouches for that."
+)
+
+Floats = npt.NDArray[np.float32]
+
+
+class FileEntry(NamedTuple):
+    """What the manifest says of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class GraphSpec(NamedTuple):
+    """One per-frame graph: the same tensors at every precision."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    files: dict[str, str]
+    """ONNX file by precision ("fp32", "int8")."""
+
+
+class ParityRow(NamedTuple):
+    """How near a converted student comes to the trained one, in dB of PSNR over held-out frames."""
+
+    precision: str
+    engine: str
+    """What ran the graph, with its version."""
+    mean_db: float
+    worst_db: float
+    required_db: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known about an avatar, as its folder says. Read with `read_manifest`."""
+
+    name: str
+    created_with: str
+    graphs: dict[str, GraphSpec]
+    """By name: "driver", "student"."""
+    arrays: dict[str, tuple[int, ...]]
+    """Shapes of the `.f32` files."""
+    golden_frames: tuple[str, ...]
+    """PNG files: the frames expected for the golden inputs, in order."""
+    gmacs: float
+    """Multiply-accumulates of one frame, driver included, in billions."""
+    gflops: float
+    """2 × gmacs."""
+    parameters: int
+    precisions: tuple[str, ...]
+    parity: tuple[ParityRow, ...]
+    teacher: str
+    training: dict[str, Any]
+    """How the student was trained: settings and figures, as plain JSON."""
+    metrics: dict[str, float]
+    """Quality on a held-out track; the unit is in the name."""
+    licences: dict[str, str]
+    """What is inside → its licence."""
+    consent: str
+    synthetic_media: str
+    conventions: dict[str, str]
+    files: dict[str, FileEntry]
+    """Every file but the manifest, by path relative to the bundle, with `/` between folders."""
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class BundleContents:
+    """What `write_bundle` needs. Arrays are float32 unless said otherwise; T golden frames."""
+
+    name: str
+    students: Mapping[str, bytes]
+    """ONNX graph by precision; "fp32" must be there."""
+    driver: bytes
+    thumbnail: npt.NDArray[np.uint8]
+    """[H, W, 3], RGB."""
+    source_landmarks: Floats
+    """[478, 3], crop coordinates."""
+    source_keypoints: Floats
+    """[20, 3]."""
+    golden_landmarks: Floats
+    """[T, 478, 3]."""
+    golden_keypoints: Floats
+    """[T, 20, 2]."""
+    golden_local_landmarks: Floats
+    """[T, M, 2]."""
+    golden_frames: npt.NDArray[np.uint8]
+    """[T, 512, 512, 3], RGB: what the trained student itself makes of the golden inputs."""
+    gmacs: float
+    parameters: int
+    created_with: str
+    teacher: str
+    parity: Sequence[ParityRow] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    licences: Mapping[str, str] = field(default_factory=dict)
+    consent: str = CONSENT
+
+
+# -- Reading -------------------------------------------------------------------------------------------------
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """The manifest of a bundle, checked in itself; `verify_files` then checks the files against it.
+
+    Args:
+        folder: `NAME.avatar`.
+
+    Raises:
+        BundleError: when the folder or its manifest is missing, damaged, of another version, or absurd.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise BundleError(
+            f"{folder} {what}; an avatar is a folder like NAME.avatar, made by `superface make`."
+        )
+    path = folder / MANIFEST
+    if not path.is_file() or path.is_symlink():
+        raise BundleError(
+            f"{folder} has no {MANIFEST}, so it is no avatar. Avatars are made by `superface make`."
+        )
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_MANIFEST + 1)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
+    return parse_manifest(text)
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """A manifest from its JSON text, whatever that text is.
+
+    Raises:
+        BundleError: for every text that is no manifest of this format version.
+    """
+    if len(text) > LARGEST_MANIFEST:
+        raise BundleError(
+            f"{MANIFEST} is larger than {LARGEST_MANIFEST} bytes; no manifest is. Fetch the bundle again."
+        )
+    try:
+        data = json.loads(text.decode(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} is not valid JSON ({error}). Fetch the bundle again.") from error
+    if not isinstance(data, dict) or "format_version" not in data:
+        raise BundleError(
+            f"{MANIFEST} does not say its format_version, so it is no avatar's. Fetch the bundle again."
+        )
+    version = data["format_version"]
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise BundleError(
+            f"This avatar has format version {str(version)[:20]}; this program reads {FORMAT_VERSION}. "
+            "Use the program that made it, or make the avatar again."
+        )
+    manifest = Manifest(
+        name=_text(data, "name"),
+        created_with=_text(data, "created_with"),
+        graphs={name: _graph(_dict(data, "graphs"), name) for name in GRAPHS},
+        arrays={_path(key): _shape(shape, key) for key, shape in _dict(data, "arrays").items()},
+        golden_frames=tuple(_path(path) for path in _list(data, "golden_frames")),
+        gmacs=_number(data, "gmacs", 0, 1e6),
+        gflops=_number(data, "gflops", 0, 1e6),
+        parameters=int(_number(data, "parameters", 0, 1e12)),
+        precisions=tuple(_words(data, "precisions")),
+        parity=tuple(_parity(row) for row in _list(data, "parity")),
+        teacher=_text(data, "teacher"),
+        training=_dict(data, "training"),
+        metrics={key: _number(_dict(data, "metrics"), key, -1e12, 1e12) for key in _dict(data, "metrics")},
+        licences={key: _text(_dict(data, "licences"), key) for key in _dict(data, "licences")},
+        consent=_text(data, "consent"),
+        synthetic_media=_text(data, "synthetic_media"),
+        conventions={key: _text(_dict(data, "conventions"), key) for key in _dict(data, "conventions")},
+        files=_files(_dict(data, "files")),
+    )
+    _check_references(manifest)
+    return manifest
+
+
+def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
+    """Every file that the manifest names is there, inside the folder, and byte for byte what was written.
+
+    Files that the manifest does not name are left alone: they are never opened.
+
+    Raises:
+        BundleError: names the first file that is missing, a link, of another length, or changed.
+    """
+    folder = Path(folder)
+    for name, entry in manifest.files.items():
+        path = folder / name
+        for part in [path, *path.parents][: name.count("/") + 1]:
+            if part.is_symlink():
+                raise BundleError(
+                    f"{name} is a link in {folder}; a bundle holds its files itself. Copy the file there."
+                )
+        if not path.is_file():
+            raise BundleError(
+                f"{folder} lacks {name}{_renamed(folder, manifest, entry)}. Fetch the bundle again."
+            )
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != entry.bytes:
+                    raise BundleError(
+                        f"{name} has {size} bytes where the manifest says {entry.bytes}: it is cut off or "
+                        "another file. Fetch the bundle again."
+                    )
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
+        if digest != entry.sha256:
+            raise BundleError(
+                f"{name} was changed since the avatar was made (sha256 differs). Fetch the bundle again."
+            )
+
+
+def read_array(folder: str | os.PathLike[str], manifest: Manifest, name: str) -> Floats:
+    """A `.f32` file as an array of the manifest's shape.
+
+    Raises:
+        BundleError: when the bundle has no such array, or it holds NaN or infinity.
+    """
+    if name not in manifest.arrays:
+        raise BundleError(f"This avatar has no array {name}. It was made by another version; make it again.")
+    try:
+        values = np.fromfile(Path(folder) / name, "<f4")
+    except OSError as error:
+        raise BundleError(f"{name} cannot be read ({error.strerror}). Fetch the bundle again.") from error
+    shape = manifest.arrays[name]
+    if values.size != math.prod(shape) or not np.isfinite(values).all():
+        raise BundleError(f"{name} is not a finite array of shape {shape}. Fetch the bundle again.")
+    return values.reshape(shape).astype(np.float32, copy=False)
+
+
+def read_frame(folder: str | os.PathLike[str], name: str) -> npt.NDArray[np.uint8]:
+    """A golden frame: uint8 [512, 512, 3].
+
+    Raises:
+        BundleError: when it is no PNG of that size.
+    """
+    try:
+        with Image.open(Path(folder) / name, formats=("PNG",)) as image:
+            if image.size != (SIZE, SIZE):
+                raise BundleError(
+                    f"{name} is {image.width} × {image.height}, not {SIZE} × {SIZE}. Fetch the bundle again."
+                )
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BundleError(f"{name} is not a readable PNG ({error}). Fetch the bundle again.") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _wrong(what: str) -> BundleError:
+    return BundleError(f"{MANIFEST} is damaged: {what}. Fetch the bundle again.")
+
+
+def _text(data: Mapping[str, Any], key: str) -> str:
+    value = data.get(key)
+    # Half of a surrogate pair is valid JSON, and cannot be printed.
+    if not isinstance(value, str) or not value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise _wrong(f"{key[:60]!r} must be a text")
+    return value
+
+
+def _dict(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = data.get(key)
+    if not isinstance(value, dict):
+        raise _wrong(f"{key[:60]!r} must be an object")
+    return value
+
+
+def _list(data: Mapping[str, Any], key: str) -> list[Any]:
+    value = data.get(key)
+    if not isinstance(value, list) or len(value) > MOST_FILES:
+        raise _wrong(f"{key[:60]!r} must be a list of at most {MOST_FILES}")
+    return value
+
+
+def _words(data: Mapping[str, Any], key: str) -> list[str]:
+    words = _list(data, key)
+    if not words or not all(isinstance(word, str) for word in words):
+        raise _wrong(f"{key!r} must be a list of texts")
+    return words
+
+
+def _number(data: Mapping[str, Any], key: str, low: float, high: float) -> float:
+    value = data.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise _wrong(f"{key[:60]!r} must be a number from {low:g} to {high:g}")
+    return value
+
+
+def _shape(value: Any, name: str) -> tuple[int, ...]:
+    if (
+        not isinstance(value, list)
+        or not 1 <= len(value) <= 8
+        or not all(type(size) is int and 1 <= size <= LARGEST_TENSOR for size in value)
+        or math.prod(value) > LARGEST_TENSOR
+    ):
+        raise _wrong(
+            f"the shape of {name[:60]!r} must be 1 to 8 sizes of at most {LARGEST_TENSOR} numbers in all"
+        )
+    return tuple(value)
+
+
+def _path(value: Any) -> str:
+    """A path that stays inside the bundle on every system."""
+    if (
+        not isinstance(value, str)
+        or len(value) > 200
+        or not re.fullmatch(r"[\w.-]+(/[\w.-]+){0,7}", value, re.ASCII)
+        or any(set(part) == {"."} for part in value.split("/"))
+        or value.lower() == MANIFEST
+    ):
+        raise _wrong(f"{str(value)[:60]!r} is no path inside the bundle")
+    return value
+
+
+def _files(data: Mapping[str, Any]) -> dict[str, FileEntry]:
+    if not 0 < len(data) <= MOST_FILES:
+        raise _wrong(f"it names {len(data)} files")
+    entries = {}
+    for path in data:
+        entry = _dict(data, path)
+        size = entry.get("bytes")
+        if type(size) is not int or not 0 <= size <= LARGEST_FILE:
+            raise _wrong(f"the size of {path[:60]!r} must be 0 to {LARGEST_FILE} bytes")
+        sha256 = entry.get("sha256")
+        if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise _wrong(f"the sha256 of {path[:60]!r} must be 64 hexadecimal digits")
+        entries[_path(path)] = FileEntry(size, sha256)
+    if len({path.lower() for path in entries}) != len(entries):
+        raise _wrong("two files differ in upper and lower case alone")
+    return entries
+
+
+def _graph(graphs: Mapping[str, Any], name: str) -> GraphSpec:
+    data = _dict(graphs, name)
+    doors = []
+    for side, expected in zip(("inputs", "outputs"), GRAPHS[name], strict=True):
+        tensors = tuple(_tensor(tensor) for tensor in _list(data, side))
+        if [tensor[:3] for tensor in tensors] != [tensor[:3] for tensor in expected]:
+            found = ", ".join(f"{tensor.name}{list(tensor.shape)}" for tensor in tensors) or "nothing"
+            wanted = ", ".join(f"{tensor.name}{list(tensor.shape)}" for tensor in expected)
+            raise BundleError(
+                f"The avatar's {name} has the {side} {found}; this program wants {wanted}. "
+                "Make the avatar again with this version."
+            )
+        doors.append(tensors)
+    files = {precision: _path(path) for precision, path in _dict(data, "files").items()}
+    if "fp32" not in files:
+        raise _wrong(f"graph {name!r} has no fp32 file")
+    return GraphSpec(doors[0], doors[1], files)
+
+
+def _tensor(data: Any) -> TensorSpec:
+    if not isinstance(data, dict):
+        raise _wrong("a tensor must be an object")
+    name = _text(data, "name")
+    low, high = _number(data, "low", -1e6, 1e6), _number(data, "high", -1e6, 1e6)
+    return TensorSpec(name, _shape(data.get("shape"), name), _text(data, "dtype"), low, high)
+
+
+def _parity(data: Any) -> ParityRow:
+    if not isinstance(data, dict):
+        raise _wrong("a parity row must be an object")
+    decibels = [_number(data, key, -1e3, 1e3) for key in ("mean_db", "worst_db", "required_db")]
+    frames = int(_number(data, "frames", 0, 1e9))
+    return ParityRow(
+        _text(data, "precision"), _text(data, "engine"), decibels[0], decibels[1], decibels[2], frames
+    )
+
+
+def _check_references(manifest: Manifest) -> None:
+    """All parts of the manifest speak of the same files."""
+    graphs = [path for graph in manifest.graphs.values() for path in graph.files.values()]
+    for path in [*manifest.arrays, *manifest.golden_frames, *graphs]:
+        if path not in manifest.files:
+            raise _wrong(f"{path!r} is used but not among the files")
+    for path, shape in manifest.arrays.items():
+        if manifest.files[path].bytes != 4 * math.prod(shape):
+            raise _wrong(f"{path!r} of shape {list(shape)} cannot have {manifest.files[path].bytes} bytes")
+    if set(manifest.precisions) != set(manifest.graphs["student"].files):
+        raise _wrong("'precisions' and the student's files differ")
+
+
+def _renamed(folder: Path, manifest: Manifest, entry: FileEntry) -> str:
+    """A hint where a file of the same length lies under a name that the manifest does not know."""
+    for path in sorted(folder.rglob("*"))[:MOST_FILES]:
+        name = path.relative_to(folder).as_posix()
+        if name not in manifest.files and path.is_file() and path.stat().st_size == entry.bytes:
+            return f", but {name} has its length and may be it, renamed"
+    return ""
+
+
+# -- Writing -------------------------------------------------------------------------------------------------
+
+
+def write_bundle(folder: str | os.PathLike[str], contents: BundleContents) -> Manifest:
+    """The avatar's folder, whole or not at all: built beside its place, verified, then moved there.
+
+    An older bundle in that place is replaced; anything else in that place is not.
+
+    Args:
+        folder: `NAME.avatar`; its parent is made if needed.
+        contents: what goes in.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        InputError: when the place is taken by something that is no bundle, or the disk is full or read-only.
+        SpecError: when an array of `contents` has another shape than documented, or holds NaN.
+    """
+    target = Path(os.path.abspath(folder))
+    _check_contents(contents)
+    if target.is_symlink() or (target.exists() and not _replaceable(target)):
+        raise InputError(
+            f"{folder} exists and is no avatar, so it is not overwritten. Choose another output."
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
+        try:
+            manifest = _fill(building, contents)
+            verify_files(building, manifest)
+            building.chmod(0o755)
+            _move(building, target)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
+        raise InputError(
+            f"{folder} could not be written: {reason}. Nothing was left there; make room and repeat."
+        ) from error
+    return manifest
+
+
+def _replaceable(target: Path) -> bool:
+    return target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
+
+
+def _check_contents(contents: BundleContents) -> None:
+    frames = len(contents.golden_frames)
+    for name, array, shape in (
+        ("source_landmarks", contents.source_landmarks, LANDMARKS_IN.shape[1:]),
+        ("source_keypoints", contents.source_keypoints, (KEYPOINTS_IN.shape[1], 3)),
+        ("golden_landmarks", contents.golden_landmarks, (frames, *LANDMARKS_IN.shape[1:])),
+        ("golden_keypoints", contents.golden_keypoints, (frames, *KEYPOINTS_IN.shape[1:])),
+        ("golden_local_landmarks", contents.golden_local_landmarks, (frames, *LOCAL_IN.shape[1:])),
+        ("golden_frames", contents.golden_frames, (frames, SIZE, SIZE, 3)),
+    ):
+        if array.shape != shape or not np.isfinite(array).all():
+            raise SpecError(f"{name} has shape {array.shape} or holds NaN; a bundle wants finite {shape}.")
+    if "fp32" not in contents.students or not frames:
+        raise SpecError("A bundle wants an fp32 student and at least one golden frame.")
+
+
+def _fill(folder: Path, contents: BundleContents) -> Manifest:
+    """Write all files, then the manifest that describes them."""
+    students = {p: "student.onnx" if p == "fp32" else f"student.{p}.onnx" for p in contents.students}
+    arrays = {
+        "identity/landmarks.f32": contents.source_landmarks,
+        "identity/keypoints.f32": contents.source_keypoints,
+        "golden/landmarks.f32": contents.golden_landmarks,
+        "golden/keypoints.f32": contents.golden_keypoints,
+        "golden/local_landmarks.f32": contents.golden_local_landmarks,
+    }
+    golden = tuple(f"golden/frame_{index}.png" for index in range(len(contents.golden_frames)))
+    data = {
+        "driver.onnx": contents.driver,
+        **{path: contents.students[precision] for precision, path in students.items()},
+        **{path: np.ascontiguousarray(array, "<f4").tobytes() for path, array in arrays.items()},
+        "identity/thumbnail.png": _png(contents.thumbnail),
+        **{path: _png(frame) for path, frame in zip(golden, contents.golden_frames, strict=True)},
+    }
+    manifest = Manifest(
+        name=contents.name,
+        created_with=contents.created_with,
+        graphs={
+            "driver": GraphSpec(*GRAPHS["driver"], {"fp32": "driver.onnx"}),
+            "student": GraphSpec(*GRAPHS["student"], students),
+        },
+        arrays={path: array.shape for path, array in arrays.items()},
+        golden_frames=golden,
+        gmacs=contents.gmacs,
+        gflops=2 * contents.gmacs,
+        parameters=contents.parameters,
+        precisions=tuple(students),
+        parity=tuple(contents.parity),
+        teacher=contents.teacher,
+        training=dict(contents.training),
+        metrics=dict(contents.metrics),
+        licences=dict(contents.licences),
+        consent=contents.consent,
+        synthetic_media=SYNTHETIC_MEDIA,
+        conventions=CONVENTIONS,
+        files={path: FileEntry(len(body), hashlib.sha256(body).hexdigest()) for path, body in data.items()},
+    )
+    data[MANIFEST] = manifest_text(manifest)
+    for path, body in data.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        with (folder / path).open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+    return parse_manifest(data[MANIFEST])
+
+
+def manifest_text(manifest: Manifest) -> bytes:
+    """A manifest as JSON, the form that `parse_manifest` reads.
+
+    Raises:
+        SpecError: when a figure in it is not finite, or not plain JSON.
+    """
+
+    def plain(value: Any) -> Any:
+        """Named tuples become objects, so that a port reads names and not positions."""
+        if isinstance(value, tuple) and hasattr(value, "_asdict"):
+            value = value._asdict()
+        if isinstance(value, Mapping):
+            return {key: plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+    fields = {key: plain(getattr(manifest, key)) for key in manifest.__dataclass_fields__}
+    ordered = {"format_version": fields.pop("format_version"), **fields}
+    try:
+        return (json.dumps(ordered, indent=1, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise SpecError(
+            f"The manifest cannot be written as JSON ({error}). Give plain, finite figures."
+        ) from error
+
+
+def _png(image: npt.NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _move(building: Path, target: Path) -> None:
+    """Put the finished folder in place; an older one is there until the new one is."""
+    if not target.exists():
+        building.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+    target.rename(aside / target.name)
+    try:
+        building.rename(target)
+    except BaseException:
+        (aside / target.name).rename(target)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,304 @@
+"""The bundle folder: whole or not at all, and nothing in it is believed before it is checked."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge import bundle
+from edge.bundle import BundleContents, ParityRow, parse_manifest, read_manifest, verify_files, write_bundle
+from edge.errors import BundleError, InputError, SpecError
+from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
+
+TRUTH = np.random.default_rng(0)
+
+
+def floats(*shape):
+    return TRUTH.uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def contents():
+    """A bundle's contents; its graphs are no graphs, which only a runtime would notice."""
+    return BundleContents(
+        name="someone",
+        students={"fp32": b"student", "int8": b"smaller"},
+        driver=b"driver",
+        thumbnail=np.zeros((64, 64, 3), np.uint8),
+        source_landmarks=floats(478, 3),
+        source_keypoints=floats(KEYPOINTS, 3),
+        golden_landmarks=floats(2, 478, 3),
+        golden_keypoints=floats(2, KEYPOINTS, 2),
+        golden_local_landmarks=floats(2, LOCAL_LANDMARKS, 2),
+        golden_frames=np.stack([np.full((SIZE, SIZE, 3), value, np.uint8) for value in (40, 200)]),
+        gmacs=2.9,
+        parameters=1_200_000,
+        created_with="superface 0.1.0",
+        teacher="mesh",
+        parity=[ParityRow("fp32", "onnxruntime 1.30", 120.0, 110.0, 60.0, 8)],
+        training={"steps": 10, "weights": {"local": 100.0}},
+        metrics={"psnr_db": 31.5},
+        licences={"photo": "public domain"},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, contents):
+    write_bundle(tmp_path / "someone.avatar", contents)
+    return tmp_path / "someone.avatar"
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory, contents):
+    """A valid manifest as plain JSON values."""
+    path = tmp_path_factory.mktemp("valid") / "someone.avatar"
+    write_bundle(path, contents)
+    return json.loads((path / "manifest.json").read_text())
+
+
+def parse(data):
+    return parse_manifest(json.dumps(data).encode())
+
+
+def test_what_is_written_is_read(folder, contents):
+    manifest = read_manifest(folder)
+    verify_files(folder, manifest)
+    assert manifest.gflops == 2 * manifest.gmacs == 5.8
+    assert manifest.precisions == ("fp32", "int8")
+    assert manifest.parity == (contents.parity[0],)
+    assert manifest.training["weights"] == {"local": 100.0}
+    assert "synthetic media" in manifest.synthetic_media
+    for name, array in (
+        ("identity/landmarks.f32", contents.source_landmarks),
+        ("golden/keypoints.f32", contents.golden_keypoints),
+    ):
+        np.testing.assert_array_equal(bundle.read_array(folder, manifest, name), array)
+    for name, frame in zip(manifest.golden_frames, contents.golden_frames, strict=True):
+        np.testing.assert_array_equal(bundle.read_frame(folder, name), frame)
+    assert [path.name for path in folder.parent.iterdir()] == ["someone.avatar"]
+
+
+def test_an_older_bundle_is_replaced_and_nothing_else_is(folder, contents, tmp_path):
+    write_bundle(folder, replace(contents, name="newer"))
+    assert read_manifest(folder).name == "newer"
+    assert os.listdir(tmp_path) == ["someone.avatar"]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_bytes(b"precious")
+    with pytest.raises(InputError, match="is no avatar, so it is not overwritten"):
+        write_bundle(tmp_path / "photos", contents)
+    assert (tmp_path / "photos" / "me.jpg").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("stage", ["os.fsync", "pathlib.Path.rename"])
+def test_a_full_disk_leaves_the_old_bundle(folder, contents, tmp_path, monkeypatch, stage):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(stage, full)
+    with pytest.raises(InputError, match=r"the disk is full\. Nothing was left there"):
+        write_bundle(folder, replace(contents, name="newer"))
+    monkeypatch.undo()
+    assert read_manifest(folder).name == "someone"
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == []
+
+
+def test_an_interruption_leaves_nothing(contents, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_bundle(tmp_path / "new.avatar", contents)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_swap_restores_the_old_bundle(folder, contents, tmp_path, monkeypatch):
+    real = type(folder).rename
+
+    def fail(self, target):
+        if self.suffix == ".tmp":
+            raise OSError(errno.EACCES, "Permission denied")
+        return real(self, target)
+
+    monkeypatch.setattr("pathlib.Path.rename", fail)
+    with pytest.raises(InputError, match="Permission denied"):
+        write_bundle(folder, replace(contents, name="newer"))
+    assert read_manifest(folder).name == "someone"
+    assert os.listdir(tmp_path) == ["someone.avatar"]
+
+
+def test_wrong_contents_are_refused(contents, tmp_path):
+    with pytest.raises(SpecError, match=r"golden_keypoints has shape \(2, 20, 3\)"):
+        write_bundle(tmp_path / "a.avatar", replace(contents, golden_keypoints=floats(2, KEYPOINTS, 3)))
+    with pytest.raises(SpecError, match="holds NaN"):
+        write_bundle(
+            tmp_path / "a.avatar", replace(contents, source_keypoints=np.full((20, 3), np.nan, "f4"))
+        )
+    with pytest.raises(SpecError, match="finite figures"):
+        write_bundle(tmp_path / "a.avatar", replace(contents, metrics={"psnr_db": float("inf")}))
+    assert os.listdir(tmp_path) == []
+
+
+def test_damage_is_named(folder):
+    manifest = read_manifest(folder)
+    student = folder / "student.onnx"
+    original = student.read_bytes()
+    for content, message in ((original[:-1], "has 6 bytes where"), (b"studenT", "was changed since")):
+        student.write_bytes(content)
+        with pytest.raises(BundleError, match=f"student.onnx {message}"):
+            verify_files(folder, manifest)
+    student.write_bytes(original)
+    student.rename(folder / "model.onnx")
+    with pytest.raises(BundleError, match=r"lacks student.onnx, but model.onnx has its length"):
+        verify_files(folder, manifest)
+    student.symlink_to(folder / "model.onnx")
+    with pytest.raises(BundleError, match=r"student\.onnx is a link"):
+        verify_files(folder, manifest)
+    student.unlink()
+    (folder / "model.onnx").unlink()
+    with pytest.raises(BundleError, match=r"lacks student.onnx\. Fetch"):
+        verify_files(folder, manifest)
+
+
+def test_a_linked_folder_inside_is_refused(folder, tmp_path):
+    (folder / "golden").rename(tmp_path / "elsewhere")
+    (folder / "golden").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="is a link"):
+        verify_files(folder, read_manifest(folder))
+
+
+def test_no_bundle_at_all(tmp_path):
+    with pytest.raises(BundleError, match="does not exist"):
+        read_manifest(tmp_path / "no.avatar")
+    with pytest.raises(BundleError, match=r"has no manifest\.json"):
+        read_manifest(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="is a file"):
+        read_manifest(tmp_path / "file")
+
+
+def test_unreadable_arrays_and_frames(folder):
+    manifest = read_manifest(folder)
+    (folder / "identity/keypoints.f32").write_bytes(np.full(60, np.nan, "<f4").tobytes())
+    with pytest.raises(BundleError, match="not a finite array"):
+        bundle.read_array(folder, manifest, "identity/keypoints.f32")
+    (folder / "golden/frame_0.png").write_bytes(b"not a picture")
+    with pytest.raises(BundleError, match="not a readable PNG"):
+        bundle.read_frame(folder, "golden/frame_0.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b" " * (2**20 + 1), "larger than"),
+        (b"[]", "format_version"),
+        (b"{}", "format_version"),
+        (b'{"format_version": 2}', "format version 2; this program reads 1"),
+        (b'{"format_version": true}', "format version True"),
+        (b'{"format_version": NaN}', "NaN is no number"),
+        (b'{"format_version": 1}', "must be a text"),
+        (b'{"format_version": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ],
+)
+def test_no_manifest(text, message):
+    with pytest.raises(BundleError, match=message):
+        parse_manifest(text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../a",
+        "/etc/passwd",
+        "a/../b",
+        "a//b",
+        "a\\b",
+        "C:/a",
+        ".",
+        "..",
+        "a/.",
+        "",
+        "manifest.json",
+        "a" * 201,
+        "a\0b",
+    ],
+)
+def test_paths_that_leave_the_bundle(valid, path):
+    with pytest.raises(BundleError, match="is no path inside the bundle"):
+        parse(valid | {"files": valid["files"] | {path: {"bytes": 1, "sha256": "0" * 64}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": {}}, "names 0 files"),
+        ({"files": {"a": {"bytes": -1, "sha256": "0" * 64}}}, "size of 'a'"),
+        ({"files": {"a": {"bytes": 10**12, "sha256": "0" * 64}}}, "size of 'a'"),
+        ({"files": {"a": {"bytes": 1, "sha256": "zz"}}}, "64 hexadecimal digits"),
+        ({"arrays": {"identity/landmarks.f32": [478, 10**9]}}, "the shape of"),
+        ({"arrays": {"identity/landmarks.f32": [478, 2]}}, "cannot have"),
+        ({"arrays": {"identity/other.f32": [1]}}, "not among the files"),
+        ({"golden_frames": ["golden/frame_9.png"]}, "not among the files"),
+        ({"gmacs": float("1e300")}, "'gmacs' must be a number"),
+        ({"gmacs": True}, "'gmacs' must be a number"),
+        ({"parity": [3]}, "parity row"),
+        ({"precisions": ["fp32"]}, "files differ"),
+        ({"name": ""}, "'name' must be a text"),
+        ({"name": "\ud800"}, "'name' must be a text"),
+    ],
+)
+def test_absurd_manifests(valid, change, message):
+    with pytest.raises(BundleError, match=message):
+        parse(valid | change)
+
+
+def test_other_tensors_are_explained(valid):
+    graphs = json.loads(json.dumps(valid["graphs"]))
+    graphs["student"]["inputs"][0]["shape"] = [1, 15, 2]
+    with pytest.raises(BundleError, match=r"keypoints\[1, 15, 2\].*this program wants keypoints\[1, 20, 2\]"):
+        parse(valid | {"graphs": graphs})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_disturbed_manifest_raises_nothing_but_bundle_errors(valid, data):
+    """Replace one value, anywhere in the tree, by any JSON at all."""
+    changed = json.loads(json.dumps(valid))
+    place, key = changed, data.draw(st.sampled_from(sorted(changed)))
+    while isinstance(place[key], dict | list) and len(place[key]) and data.draw(st.booleans()):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    place[key] = data.draw(JSON)
+    try:
+        manifest = parse_manifest(json.dumps(changed).encode(errors="surrogatepass"))
+    except BundleError:
+        return
+    assert bundle.parse_manifest(bundle.manifest_text(manifest)) == manifest
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_flipped_bytes_raise_nothing_but_bundle_errors(valid, data):
+    text = bytearray(json.dumps(valid).encode())
+    for _ in range(data.draw(st.integers(1, 3))):
+        text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        parse_manifest(bytes(text[: data.draw(st.integers(0, len(text)))]))
+    except BundleError:
+        return
