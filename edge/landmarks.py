@@ -6,17 +6,16 @@ MediaPipe is imported when a `Landmarker` is made, never before: `edge` runs ava
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edge.errors import InputError, MissingRuntimeError
-from edge.face_landmarker import find_model
+from edge.face_landmarker import Progress, find_model, say
 from edge.preprocess import NEUTRAL, Crop, crop_image, face_crop, face_height, from_crop, load_image, to_crop
 from edge.spec import SIZE
 from edge.topology import (
@@ -42,7 +41,8 @@ SURE, UNSURE = 0.5, 0.2
 often a drawing, an animal or a face half hidden."""
 
 CUT_REFUSED, CUT_NOTED = 0.10, 0.02
-"""How far a face may lie outside the photo, in face heights: refused beyond the first, noted beyond the second."""
+"""How far a face may lie outside the photo, in face heights: refused beyond the first, noted beyond the
+second."""
 
 
 class Portrait(NamedTuple):
@@ -81,7 +81,7 @@ class Landmarker:
         video: bool = False,
         max_faces: int = MAX_FACES,
         confidence: float = SURE,
-        progress: Callable[[str], None] | None = None,
+        progress: Progress = say,
     ) -> None:
         try:
             with _silence():
@@ -124,7 +124,7 @@ class Landmarker:
             time_ms: in video mode, the frame's time; it must grow. Without it, 40 ms after the last frame.
 
         Returns:
-            A list of float32 [478, 3], image pixels: (x, y) and the depth z in the same unit, smaller is nearer.
+            A list of float32 [478, 3], image pixels: (x, y) and depth z in the same unit, smaller is nearer.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise InputError(f"A picture is uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}.")
@@ -177,7 +177,7 @@ def _silence() -> Iterator[None]:
 
 
 def yaw_deg(landmarks: NDArray[np.floating]) -> float:
-    """How far the head is turned, in degrees; 0 looks at the camera, positive turns the nose to the image's right.
+    """How far the head is turned, in degrees: 0 is frontal, positive turns the nose to the image's right.
 
     Args:
         landmarks: float [478, 3], any coordinates with z in the unit of x.
@@ -220,13 +220,13 @@ def read_portrait(
             own = unsure
         if not faces:
             raise InputError(
-                f"No face was found in {path}. Give a photo that shows one face from the front, sharp and well lit."
+                f"No face was found in {path}. Give a photo of one face from the front, sharp and well lit."
             )
         chosen, notes = _choose(faces, face, path)
         crop, landmarks = _refine(image, chosen, own)
     if not sure:
         notes.append(
-            "The face was found with low confidence only: drawings, animals and half hidden faces animate badly."
+            "The face was found with low confidence only; drawings, animals and hidden faces animate badly."
         )
     notes += _checked(from_crop(landmarks, crop), image, path)
     return Portrait(crop_image(image, crop), landmarks, crop, tuple(notes), path.stem)
@@ -246,8 +246,8 @@ def _choose(
     notes = []
     if len(faces) > 1:
         notes.append(
-            f"{len(faces)} faces were found; the largest is taken, number {from_left.index(0) + 1} from the left. "
-            "Another is picked with --face N, counted from the left."
+            f"{len(faces)} faces were found; the largest is taken, number {from_left.index(0) + 1} from the "
+            "left. --face N picks another."
         )
     return faces[0], notes
 
@@ -305,17 +305,39 @@ def _distinct(faces: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
 def _refine(
     image: NDArray[np.uint8], face: NDArray[np.float32], landmarker: Landmarker
 ) -> tuple[Crop, NDArray[np.float32]]:
-    """The crop of a face, and its landmarks found again inside that crop (crop coordinates)."""
+    """The crop of a face, and its landmarks found again inside that crop (crop coordinates).
+
+    The mean over five slightly shifted and scaled views: it halves the trembling of a single detection, from
+    0.7 % to 0.35 % of the distance between the eyes (measured over 14 portraits).
+    """
     size = (image.shape[1], image.shape[0])
-    for _ in range(2):
-        crop = face_crop(face, size)
-        again = _detect_in(image, crop, landmarker)
-        centre, height = face[:, :2].mean(axis=0), face_height(face)
-        same = [f for f in again if np.linalg.norm(f[:, :2].mean(axis=0) - centre) < 0.3 * height]
-        if not same:
-            break
-        face = same[0]
-    return crop, to_crop(face, crop)
+    same = _same_face(image, face_crop(face, size), face, landmarker)
+    face = face if same is None else same
+    crop = face_crop(face, size)
+    views = [_same_face(image, _view(crop, *shift), face, landmarker) for shift in _VIEWS]
+    seen = [view for view in views if view is not None]
+    return crop, to_crop(np.mean(seen, axis=0) if seen else face, crop)
+
+
+_VIEWS = ((0.0, 0.0, 1.0), (0.0, 0.0, 0.85), (0.06, 0.04, 1.0), (-0.05, 0.06, 1.12), (0.05, -0.06, 0.92))
+"""Shift (x, y) and scale of each view, in crop sides."""
+
+
+def _view(crop: Crop, x: float, y: float, scale: float) -> Crop:
+    """A crop shifted and scaled about its centre."""
+    rim = (1 - scale) / 2
+    return Crop(crop.x + (x + rim) * crop.size, crop.y + (y + rim) * crop.size, scale * crop.size)
+
+
+def _same_face(
+    image: NDArray[np.uint8], crop: Crop, face: NDArray[np.float32], landmarker: Landmarker
+) -> NDArray[np.float32] | None:
+    """The face, found inside a crop, that lies where this one lies; image pixels."""
+    centre, height = face[:, :2].mean(axis=0), face_height(face)
+    for found in _detect_in(image, crop, landmarker):
+        if np.linalg.norm(found[:, :2].mean(axis=0) - centre) < 0.3 * height:
+            return found
+    return None
 
 
 def _checked(landmarks_px: NDArray[np.float32], image: NDArray[np.uint8], path: Path) -> list[str]:
@@ -340,8 +362,8 @@ def _checked(landmarks_px: NDArray[np.float32], image: NDArray[np.uint8], path: 
     yaw = yaw_deg(landmarks_px)
     if abs(yaw) > MAX_YAW_DEG:
         raise InputError(
-            f"The head in {path} is turned by {abs(yaw):.0f} degrees; up to {MAX_YAW_DEG:.0f} can be animated. "
-            "Give a photo taken more from the front."
+            f"The head in {path} is turned by {abs(yaw):.0f} degrees; up to {MAX_YAW_DEG:.0f} can be "
+            "animated. Give a photo taken more from the front."
         )
     notes = []
     if beyond > CUT_NOTED:

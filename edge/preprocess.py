@@ -8,13 +8,14 @@ Training imports this file, Kotlin and Swift port it. Two coordinate systems mee
   (align_corners=True everywhere, docs/conventions.md).
 """
 
+import io
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFilter, ImageOps
+from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
 
 from edge.errors import InputError
 from edge.spec import SIZE
@@ -30,10 +31,11 @@ CROP_FACES = 2.0
 """Side of the crop in face sizes: hair, chin and some shoulder stay in."""
 
 CROP_RISE = 0.11
-"""How far the crop's centre lies over the face's centre, in face sizes: hair is higher than the chin is deep."""
+"""How far the crop's centre lies over the face's centre, in face sizes: room for hair."""
 
-CROP_SHRINK = 0.85
-"""The crop may shrink to this share of its wanted side, rather than leave the image."""
+CROP_SHRINK = 0.7
+"""The crop may shrink to this share of its wanted side rather than leave the image: real shoulders beat
+invented ones."""
 
 
 class Crop(NamedTuple):
@@ -50,8 +52,8 @@ class Crop(NamedTuple):
 def load_image(path: str | Path) -> NDArray[np.uint8]:
     """A photo as it should be looked at: upright, RGB, 8 bits, opaque.
 
-    EXIF orientation and colour profiles are honoured; grey, palette, CMYK and 16-bit photos are converted, and
-    transparency is laid over a neutral grey. Of an animation, the first picture.
+    EXIF orientation and colour profiles are honoured; grey, palette, CMYK and 16-bit photos are converted;
+    transparency is laid over a neutral grey; of an animation, the first picture is taken.
 
     Args:
         path: any picture that Pillow reads.
@@ -76,7 +78,7 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
                     raise InputError(
-                        f"{path} has {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read. "
+                        f"{path} has {width}x{height} pixels; up to {MAX_PIXELS // 10**6} million are read. "
                         "Give a smaller version of the photo."
                     )
                 picture.load()
@@ -85,7 +87,7 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
         raise
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} holds too many pixels. Give a smaller version of the photo.") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise InputError(
             f"{path} is not a picture in a format that can be read (JPEG, PNG, WebP, …). Is it named wrongly?"
         ) from error
@@ -129,8 +131,6 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
 
 def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     """Colours of a wide-gamut phone or a print profile as sRGB; an unreadable profile is left aside."""
-    import io
-
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(
@@ -153,8 +153,8 @@ def face_height(landmarks_px: NDArray[np.floating]) -> float:
 def face_crop(landmarks_px: NDArray[np.floating], image_size: tuple[int, int]) -> Crop:
     """The one square around a head, for photos and clips alike: hair, chin and some shoulder stay in.
 
-    Its side is `CROP_FACES` times the face's size (height, or 1.25 times the width where that is more: a nodding
-    head is short, a turned one is narrow). It moves, and shrinks a little, rather than leave the image.
+    Its side is `CROP_FACES` times the face's size: its height, or 1.25 times its width where that is more (a
+    nodding head is short, a turned one narrow). It moves, and shrinks a little, rather than leave the image.
 
     Args:
         landmarks_px: float [478, 2 or 3], image pixels.
@@ -239,8 +239,8 @@ def to_crop(landmarks_px: NDArray[np.floating], crop: Crop) -> NDArray[np.float3
         crop: the square.
 
     Returns:
-        float32, same shape; x and y are −1..+1 between the centres of the crop's first and last pixel, z in the
-        same unit.
+        float32, same shape; x and y are −1..+1 between the centres of the crop's first and last pixel; z has
+        the same unit.
     """
     points = np.asarray(landmarks_px, dtype=np.float64)
     scale = 2.0 * SIZE / ((SIZE - 1) * crop.size)
