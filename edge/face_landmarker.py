@@ -250,9 +250,9 @@ def _assemble_from_wheel() -> bytes:
 
 
 # Index facts of the landmark network. Source: MediaPipe 0.10.21, the attention face mesh's graph, Apache-2.0.
-# The network emits 468 mesh points (x, y, z), then finer (x, y) for the points below, in this order, in pixels
-# of its 192×192 input. Finer values replace the mesh's, lips first; z stays the mesh's. An iris lies as deep as
-# the mean of its lids and eye corners.
+# The network emits 468 mesh points (x, y, z), then finer (x, y) for the points below, in this order, as pixels
+# of its 192×192 input. Finer values replace the mesh's, lips first; z stays the mesh's. An iris lies as deep
+# as the mean of its lids and eye corners.
 
 _LIPS = (
     "61 146 91 181 84 17 314 405 321 375 291 185 40 39 37 0 267 269 270 409 78 95 88 178 87 14 317 402 "
@@ -314,8 +314,8 @@ def _gather_table() -> NDArray[np.int32]:
 
 # A .tflite file is a flatbuffer: tables that point forward to others. Its builder writes from the end to the
 # front. So the old file is put in whole, untouched and aligned, as the tail, and a new head before it points
-# into it: the old tensors, operators and weights, and ours beside them. Slots and codes are those of TensorFlow
-# Lite's schema, version 3.
+# into it: the old tensors, operators and weights, and ours beside them. Slots and codes are those of
+# TensorFlow Lite's schema, version 3.
 
 _MODEL_VERSION, _MODEL_CODES, _MODEL_SUBGRAPHS, _MODEL_DESCRIPTION, _MODEL_BUFFERS = 0, 1, 2, 3, 4
 _MODEL_METADATA = 6
