@@ -83,8 +83,6 @@ class Proxy(NamedTuple):
     """int64 [F, 3] over the 468 face points and then the net."""
     open_mouth: bool
     """Whether the photo itself shows the inside of the mouth."""
-    skin: float
-    """Mean brightness of the skin, 0..1: teeth and cavity are lit alike."""
 
 
 class MeshTeacher:
@@ -236,7 +234,7 @@ def _build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) 
 
     gap = np.linalg.norm(points[13] - points[14]) / np.linalg.norm(points[61] - points[291])
     skin_mask = cv2.erode(face, np.ones((25, 25), np.uint8)) > 0
-    skin = float(np.median(image[skin_mask].mean(-1))) / 255 if skin_mask.any() else 0.5
+    skin = np.median(image[skin_mask], 0) / 255 if skin_mask.any() else np.full(3, 0.5)
     panels = np.zeros((_PANEL, SIZE, 4), np.float32)
     for eye in _EYES:
         panels[:, eye.panel[0] : eye.panel[0] + _PANEL] = _eye_panel(image, points, eye)
@@ -255,7 +253,6 @@ def _build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) 
         spread=spread.astype(np.float32),
         triangles=torch.from_numpy(np.concatenate([_mesh_triangles(), triangles])).to(device),
         open_mouth=bool(gap > 0.05),
-        skin=skin,
     )
 
 
@@ -326,37 +323,52 @@ def _lid_panel(image: NDArray[np.uint8], points: Array, eye: _Eye, rows: int) ->
     edge = points[np.concatenate([[eye.outer], eye.upper, [eye.inner]]), :2]
     fold = points[np.concatenate([[eye.outer], eye.fold, [eye.inner]]), :2]
     ticks = np.linspace(0, len(edge) - 1, _PANEL)
-    curve = [np.stack([np.interp(ticks, np.arange(len(c)), c[:, k]) for k in (0, 1)], -1) for c in (edge, fold)]
-    blurred = cv2.GaussianBlur(image, (0, 0), 1.2).astype(np.float32)
-    samples = []
-    for share in (0.5, 0.65, 0.8):
-        at = (curve[0] * (1 - share) + curve[1] * share).astype(np.float32)
-        samples.append(cv2.remap(blurred, at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0])
-    skin = np.median(samples, 0)
+    lower = points[np.concatenate([[eye.outer], eye.lower, [eye.inner]]), :2]
+    edge, fold, lower = (
+        np.stack([np.interp(ticks, np.arange(len(c)), c[:, k]) for k in (0, 1)], -1) for c in (edge, fold, lower)
+    )
+    blurred = cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.float32)
+    # From the lid itself up to the brow's bone, and a little from below the eye: lashes and folds are
+    # darker than skin, so the brighter samples of each column count.
+    rise, opening = fold - edge, lower - edge
+    places = [edge + share * rise for share in (0.7, 1.0, 1.4, 1.8)] + [lower + share * opening for share in (0.5, 0.8)]
+    samples = np.stack(
+        [
+            cv2.remap(blurred, *np.float32(at.T[:, None]), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+            for at in places
+        ]
+    )
+    order = samples.mean(-1).argsort(0)[..., None]
+    skin = np.take_along_axis(samples, order, 0)[2:5].mean(0)
     middle = np.median(skin[16:-16], 0)
-    skin = 0.55 * cv2.GaussianBlur(skin[None], (0, 0), 14, borderType=cv2.BORDER_REPLICATE)[0] + 0.45 * middle
+    skin = 0.5 * cv2.GaussianBlur(skin[None], (0, 0), 14, borderType=cv2.BORDER_REPLICATE)[0] + 0.5 * middle
+    skin *= 0.95
     depth = np.linspace(0, 1, rows)[:, None]
     shade = 0.93 + 0.11 * np.sin(np.pi * np.clip(depth * 0.9 + 0.05, 0, 1))  # a lid is round
+    shade = shade * (1 - 0.14 * np.linspace(-1, 1, _PANEL) ** 2)
     lid = skin[None] * shade[..., None]
-    lash = _smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.84, 0.95)[..., None] * 0.62
+    corner = 1 - 0.5 * np.abs(np.linspace(-1, 1, _PANEL)) ** 2
+    lash = (_smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.82, 0.95) * 0.5 * corner)[..., None]
     lid = lid * (1 - lash)
     panel = np.zeros((rows + 8, _PANEL, 4), np.float32)
     panel[:rows, :, :3], panel[rows:, :, :3] = lid, lid[-1]
     # The lid fades in over the old lash line and fades out below the new one and towards the corners.
-    fade = _smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.0, 0.16) * (1 - _smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.96, 1.0))
+    fade = _smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.0, 0.10) * (1 - _smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.96, 1.0))
     panel[:rows, :, 3] = 255 * fade
     return panel
 
 
-def _mouth_panel(skin: float) -> Array:
+def _mouth_panel(skin: Array) -> Array:
     """The inside of a mouth, painted: float32 [128, 128, 4].
 
     Rows 0..39 upper teeth, 40..71 lower teeth, 72..95 tongue, 96..127 cavity (left: its middle, right: its rim).
     """
     panel = np.full((_PANEL, _PANEL, 4), 255.0, np.float32)
-    light = float(np.clip(skin * 1.45, 0.35, 1.0))
+    light = float(np.clip(skin.mean() * 1.5, 0.35, 1.0))
+    # The light that falls on the skin falls on the teeth: a third of the skin's tint goes into the enamel.
+    tint = (skin / skin.mean()) ** 0.35
     x = np.linspace(-1, 1, _PANEL, dtype=np.float32)
-    enamel = np.array([232, 222, 204], np.float32) * light
+    enamel = np.array([240, 232, 216], np.float32) * light * tint
 
     def teeth(rows: int, edges: Array, *, up: bool) -> Array:
         y = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
@@ -473,9 +485,9 @@ def _lid(proxy: Proxy, eye: _Eye, face: Array, unposed: Array, pose: _Pose) -> _
     start[1:-1] += face[eye.upper] - source[eye.upper]  # a lid that rises takes its edge along
     fall = np.concatenate([[0], closing, [0]])
     hidden = _smoothstep(fall, 0.01 * span, 0.06 * span)
-    lift = 0.055 * span * hidden
+    lift = 0.10 * span * hidden
     rows = []
-    for above, along in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (-0.35, 1.0)):
+    for above, along in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (-0.25, 1.0)):
         row = start.copy()
         row[:, :2] += (-above * lift + along * fall)[:, None] * down
         row[:, 2] -= 0.02 * span
@@ -545,7 +557,7 @@ def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
     jaw = unposed[14].copy()
     arch = np.linspace(-1, 1, 13)[None]
     columns = (arch + 1) / 2 * (_PANEL - 9) + 4
-    dim = (0.35 + 0.65 * openness) * (1 - 0.35 * np.abs(arch) ** 2)
+    dim = (0.62 + 0.38 * min(1.0, 2.5 * openness)) * (1 - 0.3 * np.abs(arch) ** 2)
 
     def strip(anchor: Array, *, half: float, top: float, bottom: float, depth: float, bow: float, rows: tuple[int, int], light: float) -> None:
         along = np.array([[top], [bottom]]) + bow * arch**2
@@ -557,9 +569,18 @@ def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
     strip(jaw, half=0.30, top=-0.11 * openness - 0.01, bottom=0.12, depth=0.30, bow=0.05, rows=(72, 96), light=0.85)
     strip(jaw, half=0.30, top=-0.035, bottom=0.14, depth=0.16, bow=-0.05, rows=(40, 72), light=0.75)
     if proxy.open_mouth:
-        # The photo's own teeth, carried by the skull; lips close over them.
+        # The photo's own teeth, carried by the skull; lips close over them and a wider mouth widens them a
+        # little. A photo that already gapes shows tongue and jaw too: those go along with the lips.
         own = np.concatenate([rest, rest.mean(0, keepdims=True)])
+        stretch = np.linalg.norm(ring[10] - ring[0]) / np.linalg.norm(rest[10] - rest[0])
+        across = (own[:, :2] - own[-1, :2]) @ right
         drawn = own.copy()
+        drawn[:, :2] += (np.clip(1.02 * stretch, 1, 1.4) - 1) * across[:, None] * right
+        gaping = float(np.linalg.norm(source[13] - source[14])) / width
+        along = np.concatenate([np.zeros(10), [0], np.ones(9), [0.5]])[:, None]
+        gaping = float(_smoothstep(np.float32(gaping), 0.2, 0.4)) * along
+        moved = np.concatenate([ring, ring.mean(0, keepdims=True)])
+        drawn = (drawn + gaping * (moved - drawn)).astype(np.float32)
         drawn[:, 2] += 0.08 * width
         parts.append(_Part(pose.forward(drawn), own[:, :2], own[:, :2], _fan(len(rest)), np.ones(len(own), np.float32)))
     else:
@@ -598,35 +619,12 @@ def _compose(proxy: Proxy, head: _Part, inside: list[_Part], lids: list[_Part]) 
     identity = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
     position = torch.where(covered[..., None], front.interpolate(triangles, attributes[:, :2].contiguous()), identity)
 
-    # Through the holes: eyeballs and mouth, only where the head leaves them open.
-    vertices, triangles, attributes = _merge(inside, device)
-    low = (vertices[:, :2].amin(0).floor().long() - 1).clamp(0, SIZE - 2).tolist()
-    high = (vertices[:, :2].amax(0).ceil().long() + 2).clamp(2, SIZE).tolist()
-    box = (slice(low[1], high[1]), slice(low[0], high[0]))
-    shifted = vertices - vertices.new_tensor([low[0], low[1], 0])
-    behind = rasterise(shifted, triangles, height=high[1] - low[1], width=high[0] - low[0])
-    through = behind.interpolate(triangles, attributes)
-    # A soft edge: the share of head among the nine pixels around.
-    share = F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
-    share = torch.where(behind.covered, share * covered[box], torch.ones_like(share))
-    inner = _sample(proxy.atlas, through[..., :2])[:3] * through[..., 4]
-
     sampled = _sample(proxy.atlas, position)
     colour, opacity = sampled[:3], sampled[3]
-    colour[(slice(None), *box)] = share * colour[(slice(None), *box)] + (1 - share) * inner
-    hole = torch.zeros_like(covered)
-    hole[box] = share < 0.5
-    opacity = torch.where(hole, torch.ones_like(opacity), opacity)
-
-    visible = (opacity > 0.5).float()
+    visible = torch.where(opacity > 0.5, torch.ones_like(opacity), proxy.still)
     position = torch.where((opacity > 0.5)[..., None], position, identity)
-    visible = torch.where(opacity > 0.5, visible, proxy.still)
-    hole_position = through[..., 2:4]
-    position[box] = torch.where(hole[box][..., None], hole_position, position[box])
-    # What lies behind a mouth is painted; eyes are the photo's own.
-    eyes = torch.zeros_like(hole)
-    eyes[box] = (through[..., 1] >= SIZE) & (through[..., 0] < 2 * _PANEL)
-    visible = torch.where(hole & ~eyes, torch.zeros_like(visible), visible)
+    for part in (inside[:1], inside[1:2], inside[2:]):
+        _show_through(proxy, part, covered, colour, opacity, position, visible)
 
     frame = opacity * colour + (1 - opacity) * proxy.plate
     for lid in lids:
@@ -635,18 +633,60 @@ def _compose(proxy: Proxy, head: _Part, inside: list[_Part], lids: list[_Part]) 
     return frame.clamp(0, 1), field, occlusion
 
 
+def _box(vertices: torch.Tensor) -> tuple[int, int, int, int] | None:
+    """Pixels that vertices [V, 3] may touch: top, bottom, left, right; None when none of the frame."""
+    low = (vertices[:, :2].amin(0).floor().long() - 1).clamp(0, SIZE).tolist()
+    high = (vertices[:, :2].amax(0).ceil().long() + 2).clamp(0, SIZE).tolist()
+    if high[0] - low[0] < 2 or high[1] - low[1] < 2:
+        return None
+    return low[1], high[1], low[0], high[0]
+
+
+def _show_through(
+    proxy: Proxy, parts: list[_Part], covered: torch.Tensor, colour: torch.Tensor, opacity: torch.Tensor,
+    position: torch.Tensor, visible: torch.Tensor,
+) -> None:  # fmt: skip
+    """Eyeballs or mouth in place where the head leaves a hole; drawn at twice the resolution for clean edges."""
+    vertices, triangles, attributes = _merge(parts, covered.device)
+    place = _box(vertices)
+    if place is None:
+        return
+    top, bottom, left, right = place
+    box = (slice(top, bottom), slice(left, right))
+    height, width = bottom - top, right - left
+    fine = torch.cat([(vertices[:, :2] - vertices.new_tensor([left, top])) * 2 + 0.5, vertices[:, 2:]], 1)
+    behind = rasterise(fine, triangles, height=2 * height, width=2 * width)
+    through = behind.interpolate(triangles, attributes)
+    painted = _sample(proxy.atlas, through[..., :2])[:3] * through[..., 4]
+    filled = behind.covered.float()[None]
+    painted, filled, source = (
+        F.avg_pool2d(values[None], 2)[0] for values in (painted * filled, filled, through[..., 2:4].permute(2, 0, 1))
+    )
+    painted = painted / filled.clamp_min(0.25)
+    # A soft edge: the share of head among the nine pixels around, where there is something behind.
+    share = F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0] * covered[box]
+    share = torch.where(filled[0] > 0.9, share, torch.ones_like(share))
+    patch = (slice(None), *box)
+    colour[patch] = share * colour[patch] + (1 - share) * painted
+    hole = share < 0.5
+    opacity[box] = torch.where(hole, torch.ones_like(share), opacity[box])
+    position[box] = torch.where(hole[..., None], source.permute(1, 2, 0), position[box])
+    # Eyes are the photo's own; a mouth's inside is painted.
+    visible[box] = torch.where(hole, torch.full_like(share, float(len(parts) == 1)), visible[box])
+
+
 def _lay_lid(proxy: Proxy, frame: torch.Tensor, visible: torch.Tensor, lid: _Part, depth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A lid over the frame, unless the nose stands before it."""
     if lid.shade.max() <= 0:
         return frame, visible
     vertices, triangles, attributes = _merge([lid], frame.device)
-    low = (vertices[:, :2].amin(0).floor().long() - 1).clamp(0, SIZE - 2).tolist()
-    high = (vertices[:, :2].amax(0).ceil().long() + 2).clamp(2, SIZE).tolist()
-    if high[0] - low[0] < 2 or high[1] - low[1] < 2:
+    place = _box(vertices)
+    if place is None:
         return frame, visible
-    box = (slice(low[1], high[1]), slice(low[0], high[0]))
-    shifted = vertices - vertices.new_tensor([low[0], low[1], 0])
-    drawn = rasterise(shifted, triangles, height=high[1] - low[1], width=high[0] - low[0])
+    top, bottom, left, right = place
+    box = (slice(top, bottom), slice(left, right))
+    shifted = vertices - vertices.new_tensor([left, top, 0])
+    drawn = rasterise(shifted, triangles, height=bottom - top, width=right - left)
     values = drawn.interpolate(triangles, attributes)
     panel = _sample(proxy.atlas, values[..., :2])
     before = (drawn.depth <= depth[box] + 12) & drawn.covered
