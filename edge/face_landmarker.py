@@ -250,7 +250,7 @@ def _assemble_from_wheel() -> bytes:
 
 
 # Index facts of the landmark network. Source: MediaPipe 0.10.21, the attention face mesh's graph, Apache-2.0.
-# The network emits 468 mesh points (x, y, z), then finer (x, y) for the points below, in this order, as pixels
+# The network emits 468 mesh points (x, y, z), then finer (x, y) for the points below, in this order: pixels
 # of its 192×192 input. Finer values replace the mesh's, lips first; z stays the mesh's. An iris lies as deep
 # as the mean of its lids and eye corners.
 

@@ -95,7 +95,7 @@ class Landmarker:
         self.model = find_model(model, progress=progress)
         self.video = video
         self._mediapipe: Any = mediapipe
-        self._time_ms = -1
+        self._time_ms = 0
         options = vision.FaceLandmarkerOptions(
             # Read here, not by MediaPipe: its C++ side opens no path with non-ASCII letters on Windows.
             base_options=BaseOptions(model_asset_buffer=self.model.read_bytes()),
@@ -116,12 +116,12 @@ class Landmarker:
                 ) from error
             self.detect(np.full((64, 64, 3), NEUTRAL, dtype=np.uint8))
 
-    def detect(self, image: NDArray[np.uint8], *, time_ms: int | None = None) -> list[NDArray[np.float32]]:
+    def detect(self, image: NDArray[np.uint8], *, step_ms: int | None = None) -> list[NDArray[np.float32]]:
         """The faces of a picture, largest first.
 
         Args:
             image: uint8 [H, W, 3], RGB.
-            time_ms: in video mode, the frame's time; it must grow. Without it, 40 ms after the last frame.
+            step_ms: in video mode, milliseconds since the last frame; without it 40.
 
         Returns:
             A list of float32 [478, 3], image pixels: (x, y) and depth z in the same unit, smaller is nearer.
@@ -133,7 +133,7 @@ class Landmarker:
             image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image)
         )
         if self.video:
-            self._time_ms = max(self._time_ms + 1, self._time_ms + 40 if time_ms is None else time_ms)
+            self._time_ms += 40 if step_ms is None else max(1, step_ms)
             result = self._graph.detect_for_video(picture, self._time_ms)
         else:
             result = self._graph.detect(picture)
@@ -213,10 +213,10 @@ def read_portrait(
     image = load_image(path)
     with contextlib.ExitStack() as stack:
         own = landmarker or stack.enter_context(Landmarker())
-        faces, sure = _find_faces(image, own), True
+        faces, sure = find_faces(image, own), True
         if not faces:
             unsure = stack.enter_context(Landmarker(own.model, confidence=UNSURE))
-            faces, sure = _find_faces(image, unsure), False
+            faces, sure = find_faces(image, unsure), False
             own = unsure
         if not faces:
             raise InputError(
@@ -252,7 +252,7 @@ def _choose(
     return faces[0], notes
 
 
-def _find_faces(image: NDArray[np.uint8], landmarker: Landmarker) -> list[NDArray[np.float32]]:
+def find_faces(image: NDArray[np.uint8], landmarker: Landmarker) -> list[NDArray[np.float32]]:
     """Faces of a photo, largest first, in image pixels: the first way of looking that finds any."""
     faces = landmarker.detect(image)
     if faces:

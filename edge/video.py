@@ -82,7 +82,7 @@ def read_video(path: str | Path, *, max_fps: float = MAX_FPS) -> Clip:
         stream = _video_stream(container, path)
         if max(stream.width, stream.height) > MAX_SIDE:
             raise InputError(
-                f"{path} is {stream.width}x{stream.height} pixels; up to {MAX_SIDE} a side are read. Make it smaller."
+                f"{path} is {stream.width}x{stream.height} pixels; {MAX_SIDE} a side at most. Shrink it."
             )
         rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
         if not 1.0 <= rate <= 1000.0:
