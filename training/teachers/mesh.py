@@ -206,7 +206,7 @@ def _build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) 
     matte = np.maximum(matte, cv2.erode(face, np.ones((9, 9), np.uint8)).astype(np.float32))
     # Colours of the cut-out alone, so that cut-out over background gives the photo back.
     opacity = matte[..., None]
-    colour = (image - (1 - opacity) * layers.background) / np.maximum(opacity, 0.05)
+    colour = (image - (1 - opacity) * layers.background) / np.maximum(opacity, 0.02)
     colour = np.clip(colour, 0, 255)
     still = cv2.erode((np.abs(image.astype(int) - layers.background).max(-1) < 3).astype(np.float32), np.ones((3, 3)))
 
@@ -700,13 +700,15 @@ def _lay_lid(proxy: Proxy, frame: torch.Tensor, visible: torch.Tensor, lid: _Par
 
 def _coarse_motion(position: torch.Tensor, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions [512, 512, 2] in pixels → field [64, 64, 2] in crop coordinates and occlusion [1, 64, 64]."""
-    stacked = torch.cat([position.permute(2, 0, 1) * visible, visible[None]])[None]
-    pooled = F.avg_pool2d(stacked, 5, 1, 2, count_include_pad=False)
-    plain = position.permute(2, 0, 1)[None]
-    centres = torch.linspace(-1, 1, FIELD, device=position.device)
-    grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1)[None]
-    pooled = F.grid_sample(pooled, grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
-    plain = F.grid_sample(plain, grid, mode="nearest", padding_mode="border", align_corners=True)[0]
-    share = pooled[2:]
-    field = torch.where(share > 0.3, pooled[:2] / share.clamp_min(0.3), plain)
-    return (field / _HALF - 1).permute(1, 2, 0), share
+    # Nine taps around each cell's centre; displacements are averaged, so that rounding the taps costs nothing.
+    cells = torch.linspace(0, SIZE - 1, FIELD, device=position.device)
+    taps = (cells[:, None] + torch.tensor([-2.0, 0.0, 2.0], device=position.device)).round().clamp(0, SIZE - 1)
+    index = taps.long().reshape(-1)
+    own = torch.stack(torch.meshgrid(taps.reshape(-1), taps.reshape(-1), indexing="xy"), -1)
+    moved = (position[index][:, index] - own).view(FIELD, 3, FIELD, 3, 2)
+    seen = visible[index][:, index].view(FIELD, 3, FIELD, 3)
+    share = seen.mean((1, 3))
+    weight = torch.where(share[:, None, :, None] > 0, seen, torch.ones_like(seen))[..., None]
+    displacement = (moved * weight).sum((1, 3)) / weight.sum((1, 3))
+    centres = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)
+    return (centres + displacement) / _HALF - 1, share[None]

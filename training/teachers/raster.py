@@ -6,36 +6,45 @@ import torch
 
 
 class Fragments(NamedTuple):
-    """Which triangle each pixel shows."""
+    """Which triangle each pixel shows, for the P pixels that show one."""
 
+    height: int
+    width: int
+    pixel: torch.Tensor
+    """int64 [P]: row-major index of the pixel, ascending."""
     triangle: torch.Tensor
-    """int64 [H, W]; -1 where no triangle lies."""
+    """int64 [P]."""
     weights: torch.Tensor
-    """float32 [H, W, 3]: barycentric weights of the triangle's corners; 0 where no triangle lies."""
+    """float32 [P, 2]: barycentric weights of the triangle's second and third corner."""
     depth: torch.Tensor
-    """float32 [H, W]: interpolated z, +inf where no triangle lies; smaller is nearer."""
+    """float32 [H, W]: z of the nearest triangle, +inf where there is none; smaller is nearer."""
 
     @property
     def covered(self) -> torch.Tensor:
         """bool [H, W]: True where a triangle lies."""
-        return self.triangle >= 0
+        return self.depth < float("inf")
 
     def interpolate(self, triangles: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """Per-vertex values over the pixels: float32 [V, C] → [H, W, C]; 0 where no triangle lies."""
-        corners = values[triangles[self.triangle.clamp_min(0)]]
-        return (corners * self.weights[..., None]).sum(-2)
+        corners = values[triangles]
+        first, second, third = corners.unbind(1)
+        table = torch.cat([first, second - first, third - first], 1).index_select(0, self.triangle)
+        base, along, across = table.chunk(3, 1)
+        image = values.new_zeros(self.height * self.width, values.shape[1])
+        image[self.pixel] = base + self.weights[:, :1] * along + self.weights[:, 1:] * across
+        return image.view(self.height, self.width, -1)
 
 
 def rasterise(vertices: torch.Tensor, triangles: torch.Tensor, *, height: int, width: int) -> Fragments:
     """The nearest triangle of every pixel.
 
-    Every pixel centre of every triangle's bounding box is one row of a flat table; rows outside their
-    triangle are dropped, and a scatter-minimum over (depth, row) keeps the nearest. Cost grows with the
-    summed area of the boxes, not with the number of triangles.
+    Every triangle is cut into the rows of pixels that it crosses, every row into the pixels between its
+    left and right edge; a scatter-minimum over (depth, triangle) keeps the nearest. Cost grows with the
+    area drawn, not with the number of triangles.
 
     Args:
         vertices: float32 [V, 3], (x, y) in pixels with pixel centres at whole numbers, z smaller is nearer.
-        triangles: int64 [F, 3].
+        triangles: int64 [F, 3], wound either way; triangles without area are left out.
         height: H in pixels.
         width: W in pixels.
 
@@ -44,60 +53,54 @@ def rasterise(vertices: torch.Tensor, triangles: torch.Tensor, *, height: int, w
     """
     device = vertices.device
     corners = vertices[triangles]
-    xy, z = corners[..., :2], corners[..., 2]
-    limit = torch.tensor([width - 1, height - 1], device=device)
-    low = xy.amin(1).ceil().clamp_min(0).long()
-    high = torch.minimum(xy.amax(1).floor().long(), limit)
-    extent = (high - low + 1).clamp_min(0)
-    count = extent[:, 0] * extent[:, 1]
+    # Barycentric weights are affine in the pixel: b = constant + x * slope_x + y * slope_y.
+    x, y, z = corners.unbind(-1)
+    edges = torch.stack([x[:, 1] - x[:, 0], x[:, 2] - x[:, 0], y[:, 1] - y[:, 0], y[:, 2] - y[:, 0]])
+    area = edges[0] * edges[3] - edges[1] * edges[2]
+    solid = area.abs() > 1e-6
+    x, y, z, edges, area = x[solid], y[solid], z[solid], edges[:, solid], area[solid]
+    which = solid.nonzero().squeeze(1)
+    slope_x = torch.stack([edges[3], -edges[2]]) / area
+    slope_y = torch.stack([-edges[1], edges[0]]) / area
+    slope_x = torch.cat([-slope_x.sum(0, keepdim=True), slope_x])
+    slope_y = torch.cat([-slope_y.sum(0, keepdim=True), slope_y])
+    constant = -slope_x * x[:, 0] - slope_y * y[:, 0]
+    constant[0] += 1
 
-    # Barycentric weights are affine in the pixel: b = base + x * step_x + y * step_y.
-    edge1, edge2 = xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0]
-    area = edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0]
-    flat = area.abs() < 1e-6
-    count = torch.where(flat, torch.zeros_like(count), count)
-    inverse = 1 / torch.where(flat, torch.ones_like(area), area)
-    step_b1 = torch.stack([edge2[:, 1], -edge2[:, 0]], 1) * inverse[:, None]
-    step_b2 = torch.stack([-edge1[:, 1], edge1[:, 0]], 1) * inverse[:, None]
-    base_b1 = -(step_b1 * xy[:, 0]).sum(1)
-    base_b2 = -(step_b2 * xy[:, 0]).sum(1)
-    table = torch.stack(
-        [step_b1[:, 0], step_b1[:, 1], base_b1, step_b2[:, 0], step_b2[:, 1], base_b2], 1
-    )
+    # Rows.
+    top = y.amin(1).ceil().clamp(0, height).long()
+    bottom = y.amax(1).floor().clamp(-1, height - 1).long()
+    rows = (bottom - top + 1).clamp_min(0)
+    face = torch.repeat_interleave(torch.arange(len(rows), device=device), rows)
+    line = torch.arange(len(face), device=device) - (torch.cumsum(rows, 0) - rows)[face] + top[face]
+    at_zero = constant[:, face] + slope_y[:, face] * line + 1e-4  # a hair's breadth closes the seams
+    slope = slope_x[:, face]
+    crossing = -at_zero / torch.where(slope.abs() < 1e-9, torch.full_like(slope, 1e-9), slope)
+    far = float(4 * width)
+    left = torch.where(slope > 0, crossing, torch.full_like(slope, -far)).amax(0)
+    right = torch.where(slope < 0, crossing, torch.full_like(slope, far)).amin(0)
+    left = left.ceil().clamp(0, width).long()
+    right = right.floor().clamp(-1, width - 1).long()
 
-    face = torch.repeat_interleave(torch.arange(len(triangles), device=device), count)
-    first = torch.cumsum(count, 0) - count
-    within = torch.arange(len(face), device=device) - first[face]
-    span = extent[face, 0]
-    row = torch.div(within, span, rounding_mode="floor")
-    px = low[face, 0] + within - row * span
-    py = low[face, 1] + row
-    coefficients = table[face]
-    x, y = px.float(), py.float()
-    b1 = x * coefficients[:, 0] + y * coefficients[:, 1] + coefficients[:, 2]
-    b2 = x * coefficients[:, 3] + y * coefficients[:, 4] + coefficients[:, 5]
-    # A hair's breadth of tolerance closes the seams between neighbouring triangles.
-    inside = ((b1 >= -1e-4) & (b2 >= -1e-4) & (b1 + b2 <= 1 + 1e-4)).nonzero().squeeze(1)
-    face, b1, b2 = face[inside], b1[inside], b2[inside]
-    pixel = py[inside] * width + px[inside]
-    corner_z = z[face]
-    depth = corner_z[:, 0] + b1 * (corner_z[:, 1] - corner_z[:, 0]) + b2 * (corner_z[:, 2] - corner_z[:, 0])
+    # Pixels.
+    count = (right - left + 1).clamp_min(0)
+    z_slope = (slope_x * z.T).sum(0)[face]
+    z_left = ((constant[:, face] + slope_y[:, face] * line) * z[face].T).sum(0) + z_slope * left
+    row = torch.repeat_interleave(torch.arange(len(count), device=device), count)
+    within = torch.arange(len(row), device=device) - (torch.cumsum(count, 0) - count).index_select(0, row)
+    pixel = (line * width + left).index_select(0, row) + within
+    depth = z_left.index_select(0, row) + z_slope.index_select(0, row) * within
 
-    rows = torch.arange(len(face), device=device)
-    nearest, farthest = (depth.min(), depth.max()) if len(depth) else (z.new_zeros(()), z.new_ones(()))
+    nearest, farthest = (depth.amin(), depth.amax()) if len(depth) else (z.new_zeros(()), z.new_ones(()))
     level = ((depth - nearest) / (farthest - nearest).clamp_min(1e-9) * (1 << 24)).long()
     empty = torch.iinfo(torch.int64).max
     best = torch.full((height * width,), empty, device=device, dtype=torch.int64)
-    best.scatter_reduce_(0, pixel, (level << 32) | rows, "amin")
-    hit = best != empty
-    winner = best[hit] & 0xFFFFFFFF
-
-    triangle = torch.full((height * width,), -1, device=device, dtype=torch.int64)
-    triangle[hit] = face[winner]
-    weights = vertices.new_zeros(height * width, 3)
-    weights[hit] = torch.stack([1 - b1[winner] - b2[winner], b1[winner], b2[winner]], 1)
+    best.scatter_reduce_(0, pixel, (level << 32) | row, "amin")
+    shown = (best != empty).nonzero().squeeze(1)
+    winner = (best[shown] & 0xFFFFFFFF).long()
+    local = face[winner]
+    column = (shown - line[winner] * width).float()
+    weights = constant[1:, local] + slope_x[1:, local] * column + slope_y[1:, local] * line[winner]
     buffer = vertices.new_full((height * width,), float("inf"))
-    buffer[hit] = depth[winner]
-    return Fragments(
-        triangle.view(height, width), weights.view(height, width, 3), buffer.view(height, width)
-    )
+    buffer[shown] = z_left[winner] + z_slope[winner] * (column - left[winner])
+    return Fragments(height, width, shown, which[local], weights.T, buffer.view(height, width))
