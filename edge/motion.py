@@ -12,7 +12,7 @@ frame; the nose has the smallest z). Angles in degrees, and their signs follow t
 and rotation = Rz(roll) · Ry(−yaw) · Rx(pitch), applied to column vectors.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,106 @@ from edge.errors import InputError, SpecError
 from edge.topology import (
     CHIN,
     FOREHEAD_TOP,
+    INNER_LOWER_LIP,
+    INNER_UPPER_LIP,
     LANDMARKS,
+    LEFT_BROW,
+    LEFT_CHEEK_EDGE,
+    LEFT_EYE_INNER,
+    LEFT_EYE_OUTER,
+    LEFT_IRIS,
+    LEFT_LOWER_LID,
+    LEFT_MOUTH_CORNER,
+    LEFT_UPPER_LID,
+    OUTER_LOWER_LIP,
+    OUTER_UPPER_LIP,
+    RIGHT_BROW,
+    RIGHT_CHEEK_EDGE,
+    RIGHT_EYE_INNER,
+    RIGHT_EYE_OUTER,
+    RIGHT_IRIS,
+    RIGHT_LOWER_LID,
+    RIGHT_MOUTH_CORNER,
+    RIGHT_UPPER_LID,
     STABLE,
 )
 
 Array = NDArray[np.float64]
 
 DEPTH_WEIGHT = 0.5
-"""How far a landmark's z is believed beside its x and y when a pose is fitted (MediaPipe guesses z from one view)."""
+"""How far a landmark's z is believed beside its x and y in a pose fit: MediaPipe guesses z from one view."""
+
+MAX_YAW_DEG, MAX_PITCH_DEG, MAX_ROLL_DEG = 35.0, 25.0, 30.0
+"""How far an avatar turns from its photo; a driver who goes further is followed ever more slowly."""
+
+MAX_SHIFT = 0.35
+"""How far the head's centre travels across the crop (half crops)."""
+
+LIDS_SHUT = 0.2
+"""Share of the rest opening below which real lids are shut: MediaPipe leaves 2 to 20 % of it in a blink."""
+
+LIDS_FREE = 0.45
+"""Share of the rest opening from which lids follow the driver exactly."""
+
+# Lip rings from the outer border inwards, each from the right to the left corner, corners left out.
+UPPER_LIP_RINGS = np.array(
+    [
+        OUTER_UPPER_LIP,
+        [184, 74, 73, 72, 11, 302, 303, 304, 408],
+        [183, 42, 41, 38, 12, 268, 271, 272, 407],
+        INNER_UPPER_LIP,
+    ]
+)
+LOWER_LIP_RINGS = np.array(
+    [
+        OUTER_LOWER_LIP,
+        [77, 90, 180, 85, 16, 315, 404, 320, 307],
+        [96, 89, 179, 86, 15, 316, 403, 319, 325],
+        INNER_LOWER_LIP,
+    ]
+)
+LIP_FOLLOWS = np.array([0.6, 0.75, 0.9, 1.0])
+"""How much of the inner border's correction each lip ring takes, outer to inner."""
+
+
+class Eye(NamedTuple):
+    """The landmarks of one eye."""
+
+    upper: NDArray[np.int_]
+    lower: NDArray[np.int_]
+    """The n-th point lies under the n-th upper one."""
+    fold: NDArray[np.int_]
+    """The crease above the upper lid."""
+    iris: NDArray[np.int_]
+    corners: NDArray[np.int_]
+    """The two eye corners, the one at the smaller x first."""
+
+
+EYES = (
+    Eye(
+        RIGHT_UPPER_LID,
+        RIGHT_LOWER_LID,
+        np.array([247, 30, 29, 27, 28, 56, 190]),
+        RIGHT_IRIS,
+        np.array([RIGHT_EYE_OUTER, RIGHT_EYE_INNER]),
+    ),
+    Eye(
+        LEFT_UPPER_LID,
+        LEFT_LOWER_LID,
+        np.array([467, 260, 259, 257, 258, 286, 414]),
+        LEFT_IRIS,
+        np.array([LEFT_EYE_INNER, LEFT_EYE_OUTER]),
+    ),
+)
+"""The person's right eye (at the left of the image), then the left one."""
 
 # Mirrored points that expression hardly moves, right then left: they carry the face's own x axis.
 _RIGHT_SIDE = np.array([33, 133, 234, 127, 162, 21, 98])
 _LEFT_SIDE = np.array([263, 362, 454, 356, 389, 251, 327])
+
+
+# Pitch of `face_frame` in a face that looks straight into the camera (median over portraits).
+_UPRIGHT_PITCH_DEG = 6.0
 
 
 class Similarity(NamedTuple):
@@ -55,15 +143,17 @@ class HeadAngles(NamedTuple):
 
 
 class FaceFrame(NamedTuple):
-    """A face's own axes: aligned = (landmarks - origin) @ rotation; landmarks = aligned @ rotation.T + origin."""
+    """A face's own axes: aligned = (landmarks - origin) @ rotation; back: aligned @ rotation.T + origin."""
 
     origin: Array
     """float64 [3]: centre of the stable points."""
     rotation: Array
-    """float64 [3, 3]: its columns are the face's x (to its left side), y (to its chin) and z (to its back)."""
+    """float64 [3, 3]: columns are the face's x (to its left side), y (to its chin) and z (to its back)."""
 
 
-def check_landmarks(landmarks: NDArray[np.floating], name: str = "landmarks", *, track: bool = False) -> Array:
+def check_landmarks(
+    landmarks: NDArray[np.floating], name: str = "landmarks", *, track: bool = False
+) -> Array:
     """The landmarks as float64, or a sentence that says what is wrong with them.
 
     Args:
@@ -92,13 +182,18 @@ def check_landmarks(landmarks: NDArray[np.floating], name: str = "landmarks", *,
             "Interpolate or drop the frames in which no face was found before passing them on."
         )
     if np.ptp(array[..., :2], axis=-2).min() < 1e-4:
-        raise InputError(f"{name} holds a face without extent (all points in one place). Detect the face again.")
+        raise InputError(
+            f"{name} holds a face without extent (all points in one place). Detect the face again."
+        )
     return array
 
 
 def head_rotation(yaw_deg: float | Array, pitch_deg: float | Array, roll_deg: float | Array) -> Array:
-    """The rotation of these angles: float64 [3, 3] for numbers, [T, 3, 3] for arrays [T]. Inverse of `head_angles`."""
-    yaw, pitch, roll = (np.radians(np.asarray(angle, dtype=np.float64)) for angle in (yaw_deg, pitch_deg, roll_deg))
+    """The rotation of these angles: float64 [3, 3] for numbers, [T, 3, 3] for arrays [T].
+
+    The inverse of `head_angles`.
+    """
+    yaw, pitch, roll = (np.radians(np.asarray(angle, np.float64)) for angle in (yaw_deg, pitch_deg, roll_deg))
     sy, cy = np.sin(-yaw), np.cos(-yaw)
     sp, cp = np.sin(pitch), np.cos(pitch)
     sr, cr = np.sin(roll), np.cos(roll)
@@ -111,7 +206,7 @@ def head_rotation(yaw_deg: float | Array, pitch_deg: float | Array, roll_deg: fl
 
 
 def head_angles(rotation: Array) -> HeadAngles:
-    """Yaw, pitch and roll in degrees of rotations [..., 3, 3] (signs: top of this file). Exact for |yaw| < 90°."""
+    """Yaw, pitch and roll of rotations [..., 3, 3] in degrees (signs: top of this file); |yaw| below 90."""
     rotation = np.asarray(rotation, dtype=np.float64)
     return HeadAngles(
         np.degrees(np.arcsin(np.clip(rotation[..., 2, 0], -1.0, 1.0))),
@@ -124,7 +219,8 @@ def face_frame(landmarks: NDArray[np.floating]) -> FaceFrame:
     """The face's own axes, read from one neutral face [478, 3]: no mean face is needed.
 
     x runs through mirrored points from the right to the left side of the face, y from the top of the forehead
-    to the chin (upright to within 2 degrees in a relaxed face), z completes them towards the back of the head.
+    to the chin, z completes them towards the back of the head. Of a face that looks straight into the camera
+    the angles are 0, 6 and 0 degrees (median over portraits: chins recede a little).
     """
     points = check_landmarks(landmarks)
     x_axis = (points[_LEFT_SIDE] - points[_RIGHT_SIDE]).sum(axis=0)
@@ -132,15 +228,15 @@ def face_frame(landmarks: NDArray[np.floating]) -> FaceFrame:
     y_axis = points[CHIN] - points[FOREHEAD_TOP]
     y_axis -= x_axis * (x_axis @ y_axis)
     y_axis /= np.linalg.norm(y_axis)
-    return FaceFrame(points[STABLE].mean(axis=0), np.stack([x_axis, y_axis, np.cross(x_axis, y_axis)], axis=1))
+    return FaceFrame(points[STABLE].mean(axis=0), np.stack([x_axis, y_axis, np.cross(x_axis, y_axis)], 1))
 
 
 def fit_similarity(points: NDArray[np.floating], *, reference: NDArray[np.floating]) -> Similarity:
     """The scaled rotation and shift that best carry the reference's stable points onto those of `points`.
 
-    Least squares (Umeyama 1991), with z counted `DEPTH_WEIGHT` as much as x and y. The weighted problem has no
-    closed form; each round replaces the measured z by a blend of it and the current fit's, then solves the plain
-    problem: that never increases the weighted error, and a truly rigid motion is exact from round one.
+    Least squares (Umeyama 1991), with z counted `DEPTH_WEIGHT` as much as x and y. The weighted problem has
+    no closed form; each round replaces the measured z by a blend of it and the current fit's, then solves the
+    plain problem: that never increases the weighted error, and a truly rigid motion is exact from round one.
 
     Args:
         points: [478, 3] or [T, 478, 3], crop coordinates.
@@ -168,7 +264,255 @@ def fit_similarity(points: NDArray[np.floating], *, reference: NDArray[np.floati
         scale = (sizes * flip).sum(axis=-1) / spread
         translation = target_mean - scale[..., None] * (rotation @ source_mean)
         if round_ < 3:
-            fitted_z = scale[..., None] * (source @ rotation[..., 2, :, None])[..., 0] + translation[..., 2, None]
+            fitted_z = scale[..., None] * (rotation[..., 2, :] @ source.T) + translation[..., 2, None]
             target = target.copy()
             target[..., 2] = DEPTH_WEIGHT * measured_z + (1.0 - DEPTH_WEIGHT) * fitted_z
     return Similarity(scale, rotation, translation)
+
+
+def neutral_frame(landmarks: NDArray[np.floating], fps: float) -> int:
+    """The frame of the first second nearest to a face at rest: eyes open, lips closed, facing the camera.
+
+    Args:
+        landmarks: [T, 478, 3]; frames that hold NaN are passed over.
+        fps: frames per second, > 0.
+
+    Returns:
+        Index of the frame, 0 ≤ index < fps.
+
+    Raises:
+        SpecError: wrong shape; InputError: no usable frame in the first second.
+    """
+    if not np.isfinite(fps) or fps <= 0:
+        raise InputError(f"A track's fps must be a positive number, got {fps}.")
+    track = np.asarray(landmarks)
+    if track.ndim != 3 or track.shape[1:] != (LANDMARKS, 3) or len(track) == 0:
+        raise SpecError(
+            f"landmarks has shape {track.shape}, expected (T, {LANDMARKS}, 3) with at least one frame."
+        )
+    first = range(min(len(track), max(1, round(fps))))
+    usable = [index for index in first if np.isfinite(track[index]).all()]
+    if not usable:
+        raise InputError("No face was found in the first second. Start the clip with a calm, frontal face.")
+    eyes, unrest = [], []
+    for index in usable:
+        frame = face_frame(track[index])
+        face = (track[index] - frame.origin) @ frame.rotation
+        height = face[CHIN, 1] - face[FOREHEAD_TOP, 1]
+        eyes.append(min((face[eye.lower, 1] - face[eye.upper, 1]).mean() for eye in EYES) / height)
+        lips = np.maximum(face[INNER_LOWER_LIP, 1] - face[INNER_UPPER_LIP, 1], 0.0).mean() / height
+        angles = head_angles(frame.rotation)
+        turned = abs(angles.yaw_deg) + abs(angles.pitch_deg - _UPRIGHT_PITCH_DEG) + abs(angles.roll_deg)
+        # 10 degrees off, or lips 0.02 of the face apart, weigh as much as half-closed eyes.
+        unrest.append(turned / 20.0 + lips / 0.04)
+    # The eyes' measure is the second's own: people differ, and so do their cameras.
+    droop = 1.0 - np.array(eyes) / max(float(np.percentile(eyes, 90)), 1e-6)
+    return usable[int(np.argmin(np.array(unrest) + np.maximum(droop, 0.0)))]
+
+
+def soft_clamp(value: Array, limit: float) -> Array:
+    """`value` itself up to 70 % of the limit, then ever slower, never beyond the limit."""
+    knee = 0.7 * limit
+    over = np.maximum(np.abs(value) - knee, 0.0)
+    inside = np.clip(value, -knee, knee)
+    return np.asarray(inside + np.sign(value) * (limit - knee) * np.tanh(over / (limit - knee)))
+
+
+class Retargeter:
+    """The driver's motion on the avatar's face, bound once to two neutral faces, then called every frame.
+
+    Pose: the head of the avatar turns, shifts and grows from its photo as the driver's does from the neutral
+    frame. Expression: the driver's change against the neutral, in the face's own axes, scaled by the
+    proportions of the two faces region by region. Lids and lips go by their openings: shut is shut on any face.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_landmarks: NDArray[np.floating],
+        driving_neutral: NDArray[np.floating],
+        mouth: Literal["relative", "absolute"] = "relative",
+    ) -> None:
+        """Bind the avatar and the driver.
+
+        Args:
+            source_landmarks: [478, 3], the avatar's photo, crop coordinates.
+            driving_neutral: [478, 3], the driver at rest (see `neutral_frame`), crop coordinates.
+            mouth: "relative": the photo's mouth is what the driver's neutral mouth becomes; "absolute": the
+                lips part as far as the driver's do, so that a photo with a laugh can close its mouth (the
+                neutral frame then does not give the photo back).
+
+        Raises:
+            SpecError: wrong shapes. InputError: NaN, or a driver whose eyes are closed in the neutral frame.
+        """
+        if mouth not in ("relative", "absolute"):
+            raise InputError(f"There is no mouth mode {mouth!r}. Choose: relative, absolute.")
+        self._mouth_is_absolute = mouth == "absolute"
+        source = check_landmarks(source_landmarks, "source_landmarks")
+        self._neutral = check_landmarks(driving_neutral, "driving_neutral")
+        self._source_frame = face_frame(source)
+        self._driving_frame = face_frame(self._neutral)
+        self._source = (source - self._source_frame.origin) @ self._source_frame.rotation
+        self._driving = (self._neutral - self._driving_frame.origin) @ self._driving_frame.rotation
+        self._height = self._source[CHIN, 1] - self._source[FOREHEAD_TOP, 1]
+        self._driving_height = self._driving[CHIN, 1] - self._driving[FOREHEAD_TOP, 1]
+        self._proportion = self._proportions()
+        # The head may travel as far as the crop has room around the face.
+        self._room = np.clip(1.0 - np.abs(source[:, :2]).max(axis=0), 0.15, MAX_SHIFT)
+        for eye, name in zip(EYES, ("right", "left"), strict=True):
+            width = self._driving[eye.corners[1], 0] - self._driving[eye.corners[0], 0]
+            if _opening(self._driving, eye.upper, eye.lower) < 0.04 * width:
+                raise InputError(
+                    f"The driver's {name} eye is closed in the neutral frame, so blinks cannot be measured "
+                    "against it. Choose a frame with open eyes, or let neutral_frame choose one."
+                )
+
+    def __call__(self, landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The avatar's landmarks for the driver's.
+
+        Args:
+            landmarks: [478, 3] or [T, 478, 3] of the driver, in the same crop as `driving_neutral`.
+
+        Returns:
+            float32, same shape, in the avatar's crop coordinates.
+
+        Raises:
+            SpecError: wrong shape. InputError: NaN or infinite coordinates.
+        """
+        points = check_landmarks(landmarks, "landmarks", track=True)
+        batch = points if points.ndim == 3 else points[None]
+        pose = fit_similarity(batch, reference=self._neutral)
+        driver = (batch - pose.translation[:, None]) / pose.scale[:, None, None] @ pose.rotation
+        driver = (driver - self._driving_frame.origin) @ self._driving_frame.rotation
+        face = self._source + self._proportion * (driver - self._driving)
+        for eye in EYES:
+            self._set_eye(face, driver, eye)
+        self._set_lips(face, driver)
+        placed = self._place(face, pose).astype(np.float32)
+        return placed if points.ndim == 3 else placed[0]
+
+    def _proportions(self) -> Array:
+        """What a unit of the driver's expression is on the avatar, per point and axis: [478, 3]."""
+        source, driving = self._source, self._driving
+
+        def ratio(a: int | NDArray[np.int_], b: int | NDArray[np.int_], axis: int) -> float:
+            spans = [abs(np.mean(face[a, axis]) - np.mean(face[b, axis])) for face in (source, driving)]
+            return float(np.clip(spans[0] / max(spans[1], 1e-6), 0.5, 2.0))
+
+        wide = ratio(RIGHT_CHEEK_EDGE, LEFT_CHEEK_EDGE, 0)
+        tall = ratio(FOREHEAD_TOP, CHIN, 1)
+        whole = np.array([wide, tall, (wide + tall) / 2.0])
+        mouth_wide = ratio(RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER, 0)
+        # A smile in one of the photos must not pass for a broad mouth: half of the way at most.
+        regions = [
+            (
+                np.array([RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER]),
+                0.18,
+                [np.sqrt(mouth_wide * wide), tall, whole[2]],
+            )
+        ]
+        for eye, brow in zip(EYES, (RIGHT_BROW, LEFT_BROW), strict=True):
+            eye_wide = ratio(eye.corners[0], eye.corners[1], 0)
+            brow_tall = ratio(brow, eye.corners, 1)
+            regions.append((eye.corners, 0.07, [eye_wide, eye_wide, eye_wide]))
+            regions.append((brow, 0.10, [wide, np.sqrt(brow_tall * tall), whole[2]]))
+        # Regions fade into each other, in logarithms, by their distance in the avatar's face.
+        total = np.full((LANDMARKS, 1), 0.15)
+        log_ratio = total * np.log(whole)
+        for points, radius, values in regions:
+            away = np.linalg.norm(source[:, :2] - source[points, :2].mean(axis=0), axis=1) / (
+                radius * self._height
+            )
+            near = np.exp(-0.5 * away**2)[:, None]
+            log_ratio = log_ratio + near * np.log(values)
+            total = total + near
+        return np.asarray(np.exp(log_ratio / total))
+
+    def _set_eye(self, face: Array, driver: Array, eye: Eye) -> None:
+        """Lids by the ratio of their opening to the neutral one, the iris by its place between the corners.
+
+        In place.
+        """
+        scale = self._proportion[eye.corners].mean(axis=0)
+        for_rest = self._source[eye.lower] - self._source[eye.upper]
+        neutral_gap = self._driving[eye.lower] - self._driving[eye.upper]
+        gap = driver[:, eye.lower] - driver[:, eye.upper]
+        ratio = _opening(driver, eye.upper, eye.lower) / _opening(self._driving, eye.upper, eye.lower)
+        ratio = np.clip(ratio, 0.0, 2.0)
+        ramp = LIDS_FREE * (ratio - LIDS_SHUT) / (LIDS_FREE - LIDS_SHUT)
+        shut = np.where(ratio < LIDS_FREE, np.maximum(ramp, 0.0), ratio)
+        fade = np.where(ratio < LIDS_FREE, shut / np.maximum(ratio, 1e-9), 1.0)[:, None, None]
+        # The opening's size is a ratio; what the driver's gap has beyond it is the lid's changing shape.
+        wanted = shut[:, None, None] * for_rest + fade * scale * (gap - ratio[:, None, None] * neutral_gap)
+        wanted[..., 1] = np.maximum(wanted[..., 1], np.minimum(for_rest[:, 1], 0.0) * shut[:, None])
+        moved = face[:, eye.lower] - wanted - face[:, eye.upper]
+        face[:, eye.fold] += 0.2 * moved
+        face[:, eye.upper] = face[:, eye.lower] - wanted
+
+        middle = face[:, eye.corners].mean(axis=1, keepdims=True)
+        rest = self._source[eye.iris] - self._source[eye.corners].mean(axis=0)
+        neutral = self._driving[eye.iris] - self._driving[eye.corners].mean(axis=0)
+        now = driver[:, eye.iris] - driver[:, eye.corners].mean(axis=1, keepdims=True)
+        iris = rest + scale * (now - neutral)
+        # The iris' centre stays between the corners whatever the driver's eyes do.
+        half = (self._source[eye.corners[1], 0] - self._source[eye.corners[0], 0]) / 2.0
+        iris[..., 0] += (np.clip(iris[:, 0, 0], -0.85 * half, 0.85 * half) - iris[:, 0, 0])[:, None]
+        face[:, eye.iris] = middle + iris
+
+    def _set_lips(self, face: Array, driver: Array) -> None:
+        """The gap between the lips: closed on one face is closed on the other, open opens as far. In place."""
+        scale = (self._proportion[INNER_UPPER_LIP] + self._proportion[INNER_LOWER_LIP]) / 2.0
+        rest_gap = self._source[INNER_LOWER_LIP] - self._source[INNER_UPPER_LIP]
+        neutral_gap = self._driving[INNER_LOWER_LIP] - self._driving[INNER_UPPER_LIP]
+        gap = driver[:, INNER_LOWER_LIP] - driver[:, INNER_UPPER_LIP]
+        opening = np.maximum(_opening(driver, INNER_UPPER_LIP, INNER_LOWER_LIP), 0.0)
+        neutral_opening = _opening(self._driving, INNER_UPPER_LIP, INNER_LOWER_LIP)
+        if self._mouth_is_absolute:
+            closed = np.zeros_like(opening)
+        elif neutral_opening < 1e-6 * self._driving_height:
+            closed = np.ones_like(opening)
+        else:
+            # Below its neutral opening the mouth closes in proportion. When only the photo's lips are apart
+            # (a smile with teeth), the driver's closed lips tremble around nothing and must not close it.
+            source_opening = _opening(self._source, INNER_UPPER_LIP, INNER_LOWER_LIP)
+            driver_parts = _smooth_step(neutral_opening / self._driving_height, 0.01, 0.02)
+            source_shut = 1.0 - _smooth_step(source_opening / self._height, 0.01, 0.02)
+            follow = max(driver_parts, source_shut)
+            closed = 1.0 - follow * (1.0 - np.minimum(opening / neutral_opening, 1.0))
+        closed = closed[:, None, None]
+        wanted = closed * rest_gap + scale * (gap - closed * neutral_gap)
+        wanted[..., 1] = np.maximum(wanted[..., 1], np.minimum(rest_gap[:, 1], 0.0) * closed[..., 0])
+        change = wanted - (face[:, INNER_LOWER_LIP] - face[:, INNER_UPPER_LIP])
+        for upper, lower, share in zip(UPPER_LIP_RINGS, LOWER_LIP_RINGS, LIP_FOLLOWS, strict=True):
+            face[:, upper] -= 0.35 * share * change
+            face[:, lower] += 0.65 * share * change
+        face[:, INNER_LOWER_LIP] = face[:, INNER_UPPER_LIP] + wanted
+
+    def _place(self, face: Array, pose: Similarity) -> Array:
+        """The face turned, scaled and shifted from the photo as the driver is from the neutral frame."""
+        turned = self._driving_frame.rotation.T @ pose.rotation @ self._driving_frame.rotation
+        angles = head_angles(turned)
+        turned = head_rotation(
+            soft_clamp(angles.yaw_deg, MAX_YAW_DEG),
+            soft_clamp(angles.pitch_deg, MAX_PITCH_DEG),
+            soft_clamp(angles.roll_deg, MAX_ROLL_DEG),
+        )
+        zoom = np.exp(soft_clamp(np.log(pose.scale), 0.35))
+        centre = self._driving_frame.origin
+        shift = pose.scale[:, None] * (pose.rotation @ centre) + pose.translation - centre
+        shift *= self._height / self._driving_height
+        for axis in (0, 1):
+            shift[:, axis] = soft_clamp(shift[:, axis], float(self._room[axis]))
+        placed = zoom[:, None, None] * face @ np.swapaxes(self._source_frame.rotation @ turned, -1, -2)
+        return np.asarray(placed + self._source_frame.origin + shift[:, None])
+
+
+def _opening(face: Array, upper: NDArray[np.int_], lower: NDArray[np.int_]) -> Array:
+    """Mean vertical gap between two borders, in the face's own axes: [..., 478, 3] → [...]."""
+    return np.asarray((face[..., lower, 1] - face[..., upper, 1]).mean(axis=-1))
+
+
+def _smooth_step(value: float | Array, low: float, high: float) -> float:
+    """0 below `low`, 1 above `high`, smooth between."""
+    u = float(np.clip((value - low) / (high - low), 0.0, 1.0))
+    return u * u * (3.0 - 2.0 * u)
