@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from edge.errors import InputError, SpecError
-from edge.landmarks import Landmarker, find_faces
+from edge.landmarks import Landmarker, confirmed, find_faces
 from edge.preprocess import Crop, crop_image, face_crop, face_height, from_crop, to_crop
 from edge.spec import SIZE
 from edge.topology import LANDMARKS
@@ -230,9 +230,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     with archive.open(info) as stream:
         head = io.BytesIO(stream.read(min(info.file_size, 1024)))
         version = _FORMAT.read_magic(head)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
+        read = _FORMAT.read_array_header_1_0 if version == (1, 0) else _FORMAT.read_array_header_2_0
         shape, _, kind = read(head, max_header_size=1000)
     expected = np.dtype(dtype)
     if kind.newbyteorder("=") != expected or len(shape) != axes:
@@ -354,7 +352,7 @@ def _sight(
             if not faces and number >= next_search:
                 next_search = number + round(clip.fps)
                 searcher = searcher or stack.enter_context(Landmarker(finder.model))
-                found = find_faces(image, searcher)
+                found = [f for f in find_faces(image, searcher)[:3] if confirmed(image, f, searcher)]
                 if found:
                     near = face_crop(found[0], (image.shape[1], image.shape[0]))
                     window = Crop(near.x - near.size / 2, near.y - near.size / 2, 2 * near.size)
