@@ -1,9 +1,9 @@
 """Procedural motion: what a face can do, written as code, on the person's own 478 landmarks.
 
 `pose_face` moves one neutral face by named controls: expressions displace the points in the face's own frame
-(`edge.muscles`), then the head turns about its neck. `procedural_track` draws seeded controls over time (head,
-blinks, speech, brows, gaze); `showcase` is a list of labelled poses for contact sheets. Angles have the signs of
-`edge.motion`.
+(`edge.muscles`), then the head turns about its neck. `procedural_track` draws seeded controls over time
+(head, blinks, speech, brows, gaze); `showcase` is a list of labelled poses for contact sheets. Angles have
+the signs of `edge.motion`.
 """
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -147,25 +147,28 @@ def _counted(number: int) -> int:
 
 # Mouth targets of speech sounds: vowels open the mouth, consonants shape its way.
 _VOWELS: dict[str, dict[str, float]] = {
-    "a": {"jaw_open": 0.42, "stretch": 0.10, "lower_lip_down": 0.25, "upper_lip_up": 0.12},
-    "ae": {"jaw_open": 0.36, "stretch": 0.40, "lower_lip_down": 0.30, "upper_lip_up": 0.25},
-    "e": {"jaw_open": 0.22, "stretch": 0.45, "lower_lip_down": 0.35, "upper_lip_up": 0.20},
-    "i": {"jaw_open": 0.09, "stretch": 0.70, "lower_lip_down": 0.40, "upper_lip_up": 0.25, "smile": 0.15},
-    "schwa": {"jaw_open": 0.16, "stretch": 0.10, "lower_lip_down": 0.15},
-    "o": {"jaw_open": 0.26, "pucker": 0.45, "funnel": 0.45},
-    "u": {"jaw_open": 0.10, "pucker": 0.85, "funnel": 0.30},
-    "er": {"jaw_open": 0.16, "pucker": 0.30, "funnel": 0.35},
+    "a": {"jaw_open": 0.52, "stretch": 0.10, "lower_lip_down": 0.25, "upper_lip_up": 0.12},
+    "ae": {"jaw_open": 0.44, "stretch": 0.40, "lower_lip_down": 0.30, "upper_lip_up": 0.25},
+    "e": {"jaw_open": 0.28, "stretch": 0.45, "lower_lip_down": 0.35, "upper_lip_up": 0.20},
+    "i": {"jaw_open": 0.12, "stretch": 0.70, "lower_lip_down": 0.40, "upper_lip_up": 0.25, "smile": 0.15},
+    "schwa": {"jaw_open": 0.22, "stretch": 0.10, "lower_lip_down": 0.15},
+    "o": {"jaw_open": 0.32, "pucker": 0.45, "funnel": 0.45},
+    "u": {"jaw_open": 0.12, "pucker": 0.85, "funnel": 0.30},
+    "er": {"jaw_open": 0.20, "pucker": 0.30, "funnel": 0.35},
 }
 _CONSONANTS: dict[str, dict[str, float]] = {
     "m": {"lips_seal": 1.0, "lips_press": 0.35, "jaw_open": 0.05},
     "p": {"lips_seal": 1.0, "lips_press": 0.15, "jaw_open": 0.08},
     "f": {"lip_tuck": 0.9, "lips_seal": 0.75, "upper_lip_up": 0.25, "jaw_open": 0.08},
     "w": {"pucker": 0.9, "funnel": 0.1, "jaw_open": 0.06},
-    "sh": {"funnel": 0.75, "pucker": 0.25, "jaw_open": 0.07, "upper_lip_up": 0.15},
-    "s": {"stretch": 0.45, "jaw_open": 0.05, "lower_lip_down": 0.35, "upper_lip_up": 0.15},
-    "t": {"jaw_open": 0.10, "lower_lip_down": 0.20, "stretch": 0.15},
-    "k": {"jaw_open": 0.17, "stretch": 0.10},
+    "sh": {"funnel": 0.75, "pucker": 0.25, "jaw_open": 0.08, "upper_lip_up": 0.15},
+    "s": {"stretch": 0.45, "jaw_open": 0.08, "lower_lip_down": 0.45, "upper_lip_up": 0.20},
+    "t": {"jaw_open": 0.16, "lower_lip_down": 0.30, "stretch": 0.15},
+    "k": {"jaw_open": 0.24, "stretch": 0.10},
 }
+_CONSONANT_SHARES = np.array([0.07, 0.08, 0.06, 0.08, 0.08, 0.17, 0.28, 0.18])
+"""How often each consonant comes, in the order above: roughly English."""
+
 _SPEECH = (
     "jaw_open", "lips_seal", "lips_press", "lip_tuck", "pucker", "funnel", "stretch", "smile", "upper_lip_up",
     "lower_lip_down",
@@ -206,11 +209,11 @@ def _speech(rng: np.random.Generator, at: Array) -> dict[str, Array]:
         effort = rng.uniform(0.6, 1.35)
         for _ in range(int(rng.integers(3, 11))):
             length = 1.0 / rng.uniform(3.4, 5.8)
-            name, shape = consonants[int(rng.integers(len(consonants)))]
+            name, shape = consonants[int(rng.choice(len(consonants), p=_CONSONANT_SHARES))]
             lips = name in ("m", "p", "f")
             sounds = [(0.22, shape, 1.0, 0.052 if lips else 0.045, 4.0 if lips else 1.0)]
             sounds.append(
-                (0.62, vowels[int(rng.integers(len(vowels)))], effort * rng.uniform(0.75, 1.2), 0.075, 1.0)
+                (0.62, vowels[int(rng.integers(len(vowels)))], effort * rng.uniform(0.75, 1.2), 0.085, 1.0)
             )
             for offset, sound, gain, width, strength in sounds:
                 row = np.zeros(len(_SPEECH))
@@ -223,7 +226,7 @@ def _speech(rng: np.random.Generator, at: Array) -> dict[str, Array]:
             time += length
         time += rng.uniform(0.25, 1.1)
     bell = np.array(strengths) * np.exp(-0.5 * ((at[:, None] - np.array(centres)) / np.array(widths)) ** 2)
-    mouth = bell @ np.array(targets) / (bell.sum(axis=1, keepdims=True) + 0.25)
+    mouth = bell @ np.array(targets) / (bell.sum(axis=1, keepdims=True) + 0.12)
     seal = np.clip((mouth[:, columns["lips_seal"]] - 0.2) / 0.5, 0.0, 1.0)
     mouth[:, columns["lips_seal"]] = seal**2 * (3.0 - 2.0 * seal)
     return {name: np.clip(mouth[:, column], 0.0, 1.0) for name, column in columns.items()}
@@ -282,10 +285,11 @@ def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style 
         return _minimum_jerk(times, reach * np.clip((level - 1.0 + share) / share, 0.0, 1.0) ** 0.7, at)
 
     wide = 1.0 if training else 0.4
+    # Large moves with rests between, and the small ones of a head that is alive.
     moved: dict[str, Array] = {
-        "yaw_deg": wander(MAX_YAW_DEG * wide, 0.5, 1.6, 1.5),
-        "pitch_deg": wander(MAX_PITCH_DEG * wide, 0.4, 1.4, 1.5),
-        "roll_deg": wander(MAX_ROLL_DEG * wide, 0.6, 1.8, 1.6),
+        "yaw_deg": wander(MAX_YAW_DEG * wide, 0.5, 1.6, 1.5) + wander(1.2, 0.15, 0.5, 1.0),
+        "pitch_deg": wander(MAX_PITCH_DEG * wide, 0.4, 1.4, 1.5) + wander(1.5, 0.15, 0.4, 1.0),
+        "roll_deg": wander(MAX_ROLL_DEG * wide, 0.6, 1.8, 1.6) + wander(0.8, 0.2, 0.6, 1.0),
         "shift_x": wander(0.10 * wide, 0.6, 1.8, 1.4),
         "shift_y": wander(0.08 * wide, 0.6, 1.8, 1.4),
         "zoom": wander(0.10 * wide, 0.8, 2.0, 1.4),

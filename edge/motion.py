@@ -323,7 +323,7 @@ class Retargeter:
 
     Pose: the head of the avatar turns, shifts and grows from its photo as the driver's does from the neutral
     frame. Expression: the driver's change against the neutral, in the face's own axes, scaled by the
-    proportions of the two faces region by region. Lids and lips go by their openings: shut is shut on any face.
+    proportions of the two faces region by region. Lids and lips go by their openings: shut stays shut.
     """
 
     def __init__(
@@ -460,7 +460,7 @@ class Retargeter:
         face[:, eye.iris] = middle + iris
 
     def _set_lips(self, face: Array, driver: Array) -> None:
-        """The gap between the lips: closed on one face is closed on the other, open opens as far. In place."""
+        """The gap between the lips: closed stays closed, open opens as far. In place."""
         scale = (self._proportion[INNER_UPPER_LIP] + self._proportion[INNER_LOWER_LIP]) / 2.0
         rest_gap = self._source[INNER_LOWER_LIP] - self._source[INNER_UPPER_LIP]
         neutral_gap = self._driving[INNER_LOWER_LIP] - self._driving[INNER_UPPER_LIP]

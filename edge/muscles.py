@@ -1,7 +1,7 @@
 """Muscles: how the 478 points of one face move when a jaw opens, lips round, lids close or eyes turn.
 
-Everything is built from the person's own geometry, in the face's own frame (`edge.motion.face_frame`). Handles
-with known displacements carry the points between them. Amplitudes were set beside 16 recorded faces.
+Everything is built from the person's own geometry, in the face's own frame (`edge.motion.face_frame`).
+Handles with known displacements carry the points between them. Amplitudes were set beside 16 recorded faces.
 """
 
 from collections.abc import Sequence
@@ -40,8 +40,8 @@ MESH_POINTS = 468
 _RIGHT_CORNERS = np.array([61, 76, 62, 78])
 _LEFT_CORNERS = np.array([291, 306, 292, 308])
 
-# Mirrored points, right and left, that hold or carry a field, beside lips and lids. Row by row: brows, forehead
-# and hairline, lid fold, lower rim and eye corners, nose, cheeks, smile fold and chin, jaw from chin to ear.
+# Mirrored points, right and left, that hold or carry a field, beside lips and lids. Row by row: brows,
+# forehead and hairline, lid fold, lower rim and eye corners, nose, cheeks, smile fold and chin, jaw line.
 _RIGHT = np.array(
     [
         *(46, 53, 52, 65, 55, 70, 63, 105, 66, 107),
@@ -192,7 +192,7 @@ _LIPS: dict[str, tuple[_Vector, Sequence[_Vector], Sequence[_Vector]]] = {
         [(0.0, -0.004, 0.008), (0.0, -0.005, 0.008), (0.0, -0.006, 0.007), (0.0, -0.007, 0.006)],
     ),
     "pucker": (
-        (-0.046, 0.004, -0.016),
+        (-0.048, 0.004, -0.016),
         [(0.0, -0.004, -0.022), (0.0, -0.002, -0.026), (0.0, 0.000, -0.026), (0.0, 0.001, -0.022)],
         [(0.0, 0.006, -0.020), (0.0, 0.004, -0.024), (0.0, 0.002, -0.024), (0.0, 0.001, -0.020)],
     ),
@@ -333,6 +333,10 @@ class Puppet:
                 value = np.array(middle)[:, None, :] * (1.0 - arch) + np.array(corner) * arch
                 value[..., 0] = corner[0] * at
                 values[self._rows(rings)] = value
+        if name in ("pucker", "funnel"):
+            # A broad mouth has farther to go to become round (0.29: the median mouth).
+            width = self.rest[LEFT_MOUTH_CORNER, 0] - self.rest[RIGHT_MOUTH_CORNER, 0]
+            values[:, 0] *= np.clip(width / (0.29 * self.height), 0.8, 1.5)
         return self.spread(values * self.height)
 
     def _jaw(self) -> Array:
