@@ -168,16 +168,14 @@ def face_crop(landmarks_px: NDArray[np.floating], image_size: tuple[int, int]) -
     wanted = CROP_FACES * face
     shortest = float(min(image_size))
     size = shortest if CROP_SHRINK * wanted <= shortest < wanted else wanted
+    left, top = centre - size / 2
+    # Where it had to shrink, hair stays in first: the crop's top goes up as far as the chin allows.
+    top = min(top, max(centre[1] - wanted / 2, oval[:, 1].max() - 0.9 * size))
     corner = [
-        min(max(c - size / 2, 0.0), side - size) if size <= side else _rest(c - size / 2, size, side)
-        for c, side in zip(centre, image_size, strict=True)
+        min(max(start, 0.0), side - size) if size <= side else min(max(start, side - size), 0.0)
+        for start, side in zip((left, top), image_size, strict=True)
     ]
     return Crop(float(corner[0]), float(corner[1]), float(size))
-
-
-def _rest(start: float, size: float, side: float) -> float:
-    """Start of a stretch that is longer than the image's side: it covers the whole side and stays near."""
-    return min(max(start, side - size), 0.0)
 
 
 def crop_image(image: NDArray[np.uint8], crop: Crop, size: int = SIZE) -> NDArray[np.uint8]:
@@ -225,7 +223,16 @@ def crop_image(image: NDArray[np.uint8], crop: Crop, size: int = SIZE) -> NDArra
     beyond_y = np.maximum(np.maximum(-(top + centres), top + centres - height), 0)
     beyond = np.hypot(beyond_x[None, :], beyond_y[:, None]) / crop.size
     if beyond.max() > 0:
-        soft = np.array(picture.filter(ImageFilter.GaussianBlur(size / 20)), dtype=np.float64)
+        # The border is blurred before it is continued, lest one odd pixel become a long streak.
+        columns, rows = np.flatnonzero(beyond_x <= 0), np.flatnonzero(beyond_y <= 0)
+        if not (len(columns) and len(rows)):  # less than a pixel of the photo is in sight
+            return out
+        (c0, c1), (r0, r1) = columns[[0, -1]], rows[[0, -1]]
+        inside = picture.crop((int(c0), int(r0), int(c1) + 1, int(r1) + 1))
+        border = np.asarray(inside.filter(ImageFilter.GaussianBlur(size / 30)))
+        border = np.pad(border, ((r0, size - 1 - r1), (c0, size - 1 - c1), (0, 0)), mode="edge")
+        blurred = Image.fromarray(border).filter(ImageFilter.GaussianBlur(size / 20))
+        soft = np.array(blurred, dtype=np.float64)
         weight = np.clip(beyond / 0.08, 0.0, 1.0)[..., None]
         out = np.rint(out * (1 - weight) + soft * weight).astype(np.uint8)
     return out
