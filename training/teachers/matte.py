@@ -81,7 +81,10 @@ def _grab(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     person = ((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)).astype(np.uint8)
     # One person: the component that holds the face, without pin-holes.
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
-    person = cv2.morphologyEx(person, cv2.MORPH_OPEN, kernel)
+    # Thin bits that touch the person go, but for hair and hats right over the skull.
+    crown = np.zeros_like(person)
+    ellipse(crown, centre + up * 0.15 * height, (0.5 * width, 0.95 * height), 1)
+    person = np.maximum(cv2.morphologyEx(person, cv2.MORPH_OPEN, kernel), person & crown)
     person = cv2.morphologyEx(person, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9)))
     _, labels = cv2.connectedComponents(person)
     at = np.clip(centre.round().astype(int), 0, size - 1)

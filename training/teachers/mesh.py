@@ -67,8 +67,10 @@ class Proxy(NamedTuple):
 
     atlas: torch.Tensor
     """float32 [1, 4, 512 + 128, 512]: RGB and opacity; the photo's cut-out, and panels below it."""
+    photo: torch.Tensor
+    """float32 [3, 512, 512]."""
     plate: torch.Tensor
-    """float32 [3, 512, 512]: the background."""
+    """float32 [3, 512, 512]: the filled background."""
     still: torch.Tensor
     """float32 [512, 512]: 1 where the background plate is the photo itself."""
     points: Array
@@ -245,6 +247,7 @@ def _build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) 
     atlas = torch.from_numpy(np.concatenate([photo, panels]) / 255).permute(2, 0, 1)[None].contiguous()
     return Proxy(
         atlas=atlas.to(device),
+        photo=torch.from_numpy(image).permute(2, 0, 1).float().div(255).to(device),
         plate=torch.from_numpy(layers.background).permute(2, 0, 1).float().div(255).to(device),
         still=torch.from_numpy(still).to(device),
         points=points,
@@ -621,12 +624,16 @@ def _compose(proxy: Proxy, head: _Part, inside: list[_Part], lids: list[_Part]) 
 
     sampled = _sample(proxy.atlas, position)
     colour, opacity = sampled[:3], sampled[3]
-    visible = torch.where(opacity > 0.5, torch.ones_like(opacity), proxy.still)
+    frame = opacity * colour + (1 - opacity) * proxy.plate
+    # What does not move is the photo itself, whatever the cut-out missed.
+    motion = (position - identity).square().sum(-1)
+    rest = (1 - motion / 4).clamp_min(0)
+    frame = frame + rest * (proxy.photo - frame)
+    visible = torch.maximum((opacity > 0.5).float(), torch.maximum(proxy.still, (rest > 0.5).float()))
     position = torch.where((opacity > 0.5)[..., None], position, identity)
     for part in (inside[:1], inside[1:2], inside[2:]):
-        _show_through(proxy, part, covered, colour, opacity, position, visible)
+        _show_through(proxy, part, covered, frame, position, visible)
 
-    frame = opacity * colour + (1 - opacity) * proxy.plate
     for lid in lids:
         frame, visible = _lay_lid(proxy, frame, visible, lid, front.depth)
     field, occlusion = _coarse_motion(position, visible)
@@ -643,8 +650,8 @@ def _box(vertices: torch.Tensor) -> tuple[int, int, int, int] | None:
 
 
 def _show_through(
-    proxy: Proxy, parts: list[_Part], covered: torch.Tensor, colour: torch.Tensor, opacity: torch.Tensor,
-    position: torch.Tensor, visible: torch.Tensor,
+    proxy: Proxy, parts: list[_Part], covered: torch.Tensor, frame: torch.Tensor, position: torch.Tensor,
+    visible: torch.Tensor,
 ) -> None:  # fmt: skip
     """Eyeballs or mouth in place where the head leaves a hole; drawn at twice the resolution for clean edges."""
     vertices, triangles, attributes = _merge(parts, covered.device)
@@ -667,9 +674,8 @@ def _show_through(
     share = F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0] * covered[box]
     share = torch.where(filled[0] > 0.9, share, torch.ones_like(share))
     patch = (slice(None), *box)
-    colour[patch] = share * colour[patch] + (1 - share) * painted
+    frame[patch] = share * frame[patch] + (1 - share) * painted
     hole = share < 0.5
-    opacity[box] = torch.where(hole, torch.ones_like(share), opacity[box])
     position[box] = torch.where(hole[..., None], source.permute(1, 2, 0), position[box])
     # Eyes are the photo's own; a mouth's inside is painted.
     visible[box] = torch.where(hole, torch.full_like(share, float(len(parts) == 1)), visible[box])

@@ -1,0 +1,374 @@
+"""The journey: one photo in, a verified avatar bundle, a preview and a report out.
+
+    photo → portrait → teacher → frames of training tracks → student → ONNX fp32 and int8 → parity → NAME.avatar
+
+Everything a run needs to go on lies in its run folder: kill it at any moment and start it again.
+"""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from converters.report import Sheet, write_report
+from converters.student_graph import Driving, StudentGraph
+from converters.to_onnx import export_onnx
+from edge.avatar import Avatar
+from edge.bench import Bench, bench
+from edge.bundle import CONSENT, BundleContents, Manifest, write_bundle
+from edge.check import CheckReport, check
+from edge.errors import BundleError, InputError
+from edge.landmarks import Portrait, read_portrait
+from edge.library import held_out_seed, procedural_track, showcase, train_seed
+from edge.motion import Retargeter, neutral_frame
+from edge.spec import SIZE
+from edge.topology import LOCAL
+from edge.track import Track, load_track, track_video
+from edge.video import VideoWriter
+from training.config import DistilConfig
+from training.distill import DistilResult, RenderedTrack, distil
+from training.flops import student_cost
+from training.teachers import Identity, Teacher, load_teacher
+
+EXAMPLES = {
+    "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "public domain (US Navy)"),
+    "astronaut": ("skimage", "data/astronaut.png", "public domain (NASA)"),
+}
+"""Portraits that installed packages ship, by name: package, path inside it, licence."""
+
+TRAINING_SECONDS = 32.0
+HELD_OUT_SECONDS = 8.0
+PREVIEW_SECONDS = 6.0
+FPS = 25.0
+GOLDEN_FRAMES = 8
+DRIVING_SHARE = 0.8
+"""Of a driving clip, the part that trains; the rest measures."""
+
+
+@dataclass(frozen=True)
+class MakeConfig:
+    """What `superface make` may be asked for; the defaults are those of the command line."""
+
+    name: str | None = None
+    """Name of the avatar; default: the photo's."""
+    driving: Path | None = None
+    """A clip or track whose motion is learned beside the procedural one."""
+    face: int | None = None
+    """Which face of the photo, counted from the left; default: the largest."""
+    teacher: str = "mesh"
+    runs: Path = Path("runs")
+    """Folder that holds one folder a run."""
+    frames: int | None = None
+    """Frames of procedural training motion; default: 32 seconds at 25 fps."""
+    consent: str | None = None
+    """Who agreed to this avatar, and how; written into the bundle."""
+    distil: DistilConfig = DistilConfig()
+
+
+@dataclass(frozen=True)
+class Made:
+    """Where everything is, and the figures."""
+
+    run: Path
+    bundle: Path
+    preview: Path
+    report: Path
+    manifest: Manifest
+    check: CheckReport
+    bench: Bench
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as plain JSON."""
+        manifest = self.manifest
+        return {
+            "bundle": str(self.bundle),
+            "preview": str(self.preview),
+            "report": str(self.report),
+            "gmacs": manifest.gmacs,
+            "gflops": manifest.gflops,
+            "parameters": manifest.parameters,
+            "bytes": sum(entry.bytes for entry in manifest.files.values()),
+            "metrics": manifest.metrics,
+            "parity": [row._asdict() for row in manifest.parity],
+            "verified": self.check.passed,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def example_photo(name: str) -> Path:
+    """The file of a portrait that a dependency ships.
+
+    Raises:
+        InputError: there is no such example, or its package is not installed.
+    """
+    package, inside, _ = EXAMPLES[name]
+    spec = find_spec(package)
+    path = Path(spec.origin).parent / inside if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise InputError(
+            f'The example portrait {name} comes with {package}. Install it with pip install "superface[examples]".'
+        )
+    return path
+
+
+def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> Made:
+    """An avatar from a photo.
+
+    Args:
+        photo: an image file, or the name of an example ("grace_hopper", the default, or "astronaut").
+        config: see `MakeConfig`.
+
+    Returns:
+        Made; its bundle was written, read back and checked.
+
+    Raises:
+        InputError: the photo, the clip or a setting cannot be used.
+        ParityError: a converted student misses its gate; no bundle is written.
+        MissingRuntimeError: MediaPipe or its model is missing.
+    """
+    config = config or MakeConfig()
+    started = time.monotonic()
+    example = str(photo or "grace_hopper")
+    is_example = example in EXAMPLES and not Path(example).exists()
+    path = example_photo(example) if is_example else Path(example)
+    name = _safe_name(config.name or path.stem)
+
+    say(f"Reading {path.name}")
+    portrait = read_portrait(path, face=config.face)
+    for note in portrait.notes:
+        say(f"  note: {note}")
+    run = config.runs / name
+    driving = _read_driving(config.driving, portrait) if config.driving else None
+    _claim(run, portrait, config)
+
+    teacher = load_teacher(config.teacher)
+    source_landmarks = torch.from_numpy(portrait.landmarks)
+    source_image = torch.from_numpy(portrait.image).permute(2, 0, 1).float() / 255
+    identity = teacher.prepare(source_image, source_landmarks)
+    training, held_out, preview = _tracks(portrait, driving, config)
+    say(f"Learning {name} from the {teacher.name} teacher: {len(training)} frames, {len(held_out)} held out")
+    result = distil(
+        identity, teacher, run, training_landmarks=training, held_out_landmarks=held_out, config=config.distil
+    )
+    fidelity = result.fidelity
+    say(f"Student against teacher, held-out motion: {fidelity.psnr_db:.1f} dB PSNR, SSIM {fidelity.ssim:.3f}")
+
+    say("Lowering to ONNX, fp32 and int8, and comparing with the trained student")
+    bundle = run / f"{name}.avatar"
+    licence = EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
+    contents = _contents(name, portrait, identity, teacher, result, config, licence, is_example)
+    manifest = write_bundle(bundle, contents)
+    verdict = check(bundle)
+    if not verdict.passed:
+        raise BundleError(f"{bundle} was written but fails its own check. Run superface check {bundle}.")
+    say("Measuring")
+    speed = bench(bundle)
+
+    avatar = Avatar.load(bundle)
+    preview_file = run / "preview.mp4"
+    _film(avatar, teacher, identity, portrait.image, preview, preview_file)
+    sheet = _sheet(avatar, teacher, identity, portrait, result)
+    report = run / "report.html"
+    seconds = time.monotonic() - started
+    write_report(
+        report, manifest, verdict, speed, history=result.history, sheet=sheet, seconds=seconds,
+        notes=portrait.notes + (driving.notes if driving else ()),
+    )  # fmt: skip
+    return Made(run, bundle, preview_file, report, manifest, verdict, speed, seconds)
+
+
+def say(line: str) -> None:
+    """One line of what is happening, beside any progress bar."""
+    tqdm.write(line)
+
+
+def _safe_name(name: str) -> str:
+    """A name that is a folder on every system: letters, digits, dash, underscore."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")
+    if not safe:
+        raise InputError(f"{name!r} is no name for an avatar. Give one of letters and digits with --name.")
+    return safe[:64]
+
+
+def _claim(run: Path, portrait: Portrait, config: MakeConfig) -> None:
+    """The run folder, for this photo alone: another photo of the same name is refused, not mixed in."""
+    digest = hashlib.sha256(portrait.image.tobytes() + portrait.landmarks.tobytes()).hexdigest()
+    record = run / "run.json"
+    run.mkdir(parents=True, exist_ok=True)
+    if record.exists():
+        try:
+            known = json.loads(record.read_text())["photo_sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            known = None
+        if known not in (None, digest):
+            raise InputError(
+                f"{run} holds the run of another photo of that name. Give this one another name with --name, "
+                f"or delete the folder."
+            )
+    temporary = run / ".run.json.tmp"
+    temporary.write_text(json.dumps({"photo_sha256": digest, "teacher": config.teacher}, indent=1))
+    os.replace(temporary, record)
+
+
+def _read_driving(path: Path, portrait: Portrait) -> Track:
+    """A clip or track, retargeted to the portrait."""
+    track = load_track(path) if path.suffix.lower() == ".npz" else track_video(path)
+    for note in track.notes:
+        say(f"  note: {note}")
+    neutral = track.landmarks[neutral_frame(track.landmarks, track.fps)]
+    retargeter = Retargeter(source_landmarks=portrait.landmarks, driving_neutral=neutral)
+    return replace(track, landmarks=retargeter(track.landmarks).astype(np.float32))
+
+
+def _tracks(
+    portrait: Portrait, driving: Track | None, config: MakeConfig
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], Track]:
+    """Landmarks [T, 478, 3] that train and that measure, and the track of the preview."""
+    seconds = TRAINING_SECONDS if config.frames is None else config.frames / FPS
+    held_out_seconds = HELD_OUT_SECONDS if config.frames is None else min(HELD_OUT_SECONDS, seconds)
+    preview_seconds = PREVIEW_SECONDS if config.frames is None else min(PREVIEW_SECONDS, seconds)
+    source = portrait.landmarks
+    training = [procedural_track(source, seed=train_seed(0), seconds=seconds, fps=FPS).landmarks]
+    held_out = [procedural_track(source, seed=held_out_seed(0), seconds=held_out_seconds, fps=FPS).landmarks]
+    preview = procedural_track(source, seed=held_out_seed(1), seconds=preview_seconds, fps=FPS, style="speech")
+    if driving is not None:
+        cut = max(1, int(DRIVING_SHARE * len(driving)))
+        training.append(driving.landmarks[:cut])
+        held_out.append(driving.landmarks[cut:])
+        last = driving.landmarks[cut:][: round(PREVIEW_SECONDS * driving.fps)]
+        if len(last) >= driving.fps:
+            preview = Track(landmarks=last, fps=driving.fps, detected=np.ones(len(last), bool))
+    return np.concatenate(training), np.concatenate(held_out), preview
+
+
+def _driving(track: RenderedTrack) -> Driving:
+    return Driving(np.asarray(track.keypoints), np.asarray(track.local_landmarks))
+
+
+def _contents(
+    name: str, portrait: Portrait, identity: Identity, teacher: Teacher, result: DistilResult,
+    config: MakeConfig, licence: str, is_example: bool,
+) -> BundleContents:  # fmt: skip
+    """Everything that goes into the bundle; raises ParityError when a gate is missed."""
+    driver = teacher.driver(identity)
+    if driver is None:
+        raise InputError(f"The {teacher.name} teacher has no driver network yet.")
+    export = export_onnx(
+        result.student, driver, calibration=_driving(result.training), held_out=_driving(result.held_out)
+    )
+    landmarks = _golden_landmarks(portrait)
+    weight, bias = driver
+    flat = torch.from_numpy(landmarks).reshape(len(landmarks), -1)
+    keypoints = (flat @ weight.T + bias).reshape(len(landmarks), -1, 2)
+    local = torch.from_numpy(landmarks[:, LOCAL, :2])
+    graph = StudentGraph(result.student)
+    with torch.no_grad():
+        frames = [graph(keypoints[i : i + 1], local[i : i + 1])[0][0] for i in range(len(landmarks))]
+    golden = (torch.stack(frames).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    cost = student_cost(result.student.config)
+    return BundleContents(
+        name=name,
+        students={precision: student.model for precision, student in export.students.items()},
+        driver=export.driver,
+        thumbnail=np.asarray(Image.fromarray(portrait.image).resize((128, 128), Image.Resampling.LANCZOS)),
+        source_landmarks=portrait.landmarks,
+        source_keypoints=identity.keypoints.numpy(),
+        golden_landmarks=landmarks,
+        golden_keypoints=keypoints.numpy(),
+        golden_local_landmarks=local.numpy(),
+        golden_frames=golden,
+        gmacs=cost.gmacs,
+        parameters=cost.parameters,
+        created_with=f"superface {_version()}",
+        teacher=teacher.name,
+        parity=[student.parity for student in export.students.values() if student.parity],
+        training={
+            "seconds": round(result.seconds, 1),
+            "steps": result.steps,
+            "training_frames": len(result.training.frames),
+            "held_out_frames": len(result.held_out.frames),
+            "driving": config.driving.name if config.driving else "procedural",
+        },
+        metrics={key: float(value) for key, value in result.fidelity._asdict().items()},
+        licences={"photo": licence, "graphs": "those of the photo; the software is Apache-2.0"},
+        consent="The photo is in the public domain." if is_example else (config.consent or CONSENT),
+    )
+
+
+def _golden_landmarks(portrait: Portrait) -> npt.NDArray[np.float32]:
+    """Eight poses that between them move everything: float32 [8, 478, 3]."""
+    wanted = ("neutral", "yaw -15", "yaw +15", "pitch +20", "blink", "jaw half", "smile, teeth", "oh")
+    names, landmarks = showcase(portrait.landmarks)
+    return landmarks[[names.index(pose) for pose in wanted]].astype(np.float32)
+
+
+def _version() -> str:
+    try:
+        return version("superface")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _labelled(image: npt.NDArray[np.uint8], text: str) -> npt.NDArray[np.uint8]:
+    picture = Image.fromarray(image)
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(18)
+    draw.text((11, 11), text, font=font, fill=(0, 0, 0))
+    draw.text((10, 10), text, font=font, fill=(255, 255, 255))
+    return np.asarray(picture)
+
+
+def _teach(teacher: Teacher, identity: Identity, landmarks: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """The teacher's frames: uint8 [N, 512, 512, 3]."""
+    frames = teacher.render(identity, torch.from_numpy(np.ascontiguousarray(landmarks))).frames
+    return (frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _film(
+    avatar: Avatar, teacher: Teacher, identity: Identity, photo: npt.NDArray[np.uint8], track: Track, path: Path
+) -> None:
+    """Source, teacher and student side by side; the student's frames come from the finished bundle."""
+    still = _labelled(photo, "source")
+    with VideoWriter(path, track.fps) as video:
+        for start in tqdm(range(0, len(track), 8), desc="preview", leave=False, disable=None):
+            landmarks = track.landmarks[start : start + 8]
+            for frame, taught in zip(landmarks, _teach(teacher, identity, landmarks), strict=True):
+                made = _labelled(avatar.animate(frame), "student")
+                video.write(np.concatenate([still, _labelled(taught, "teacher"), made], 1))
+
+
+def _sheet(
+    avatar: Avatar, teacher: Teacher, identity: Identity, portrait: Portrait, result: DistilResult
+) -> Sheet:
+    """The pictures of the report: fixed poses, and the held-out frame that came out worst."""
+    poses = (
+        "neutral", "yaw -30", "yaw +30", "pitch -20", "pitch +20", "roll +20",
+        "blink", "wide open", "smile", "smile, teeth", "pucker", "gaze left",
+    )  # fmt: skip
+    names, landmarks = showcase(portrait.landmarks)
+    chosen = landmarks[[names.index(pose) for pose in poses]].astype(np.float32)
+    taught = _teach(teacher, identity, chosen)
+    made = np.stack([avatar.animate(frame) for frame in chosen])
+    held_out = result.held_out
+    rows = np.linspace(0, len(held_out.frames) - 1, min(40, len(held_out.frames))).astype(int)
+    worst, worst_error, worst_made = int(rows[0]), -1.0, made[0]
+    for row in rows:
+        frame = avatar.animate_keypoints(held_out.keypoints[row], held_out.local_landmarks[row])
+        error = float(np.square(frame.astype(np.float32) - held_out.frames[row].transpose(1, 2, 0)).mean())
+        if error > worst_error:
+            worst, worst_error, worst_made = int(row), error, frame
+    reference = np.ascontiguousarray(held_out.frames[worst].transpose(1, 2, 0))
+    difference = np.abs(worst_made.astype(np.int16) - reference).clip(0, 31).astype(np.uint8) * 8
+    return Sheet(poses, taught, made, (reference, worst_made, difference))
