@@ -1,0 +1,1 @@
+"""One script for each runtime: a trained student in, verified graphs out."""

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from edge.errors import BundleError, InputError, SpecError
 from edge.spec import FORMAT_VERSION, IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE, TensorSpec
@@ -304,6 +303,10 @@ def read_frame(folder: str | os.PathLike[str], name: str) -> npt.NDArray[np.uint
     Raises:
         BundleError: when it is no PNG of that size.
     """
+    from PIL import (
+        Image,
+    )  # Only golden frames and thumbnails need it: 4 MB that driving an avatar goes without.
+
     try:
         with Image.open(Path(folder) / name, formats=("PNG",)) as image:
             if image.size != (SIZE, SIZE):
@@ -602,6 +605,8 @@ def manifest_text(manifest: Manifest) -> bytes:
 
 
 def _png(image: npt.NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()

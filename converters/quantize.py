@@ -1,0 +1,118 @@
+"""Static int8 for ONNX Runtime: 8-bit activations and per-channel weights in the generator, float elsewhere.
+
+What places pixels stays float: coordinates, heat-maps, softmax, motion field, warps. A step of 8 bits there
+is a step in the picture (measured: 28 dB for the worst frame), and it costs next to nothing, for nearly all
+of a frame's time goes into the generator's convolutions. The last convolution stays float as well: its steps
+would show as bands.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from converters.student_graph import Driving
+from edge.errors import ParityError
+
+QUANTIZED_PARTS = (
+    ("generator.enter", "generator.coarse", "generator.widen", "generator.look", "generator.fine"),
+    ("generator.enter", "generator.coarse"),
+)
+"""Convolutions to quantise, by the beginning of their weight's name: all but the last; or the 64 px half."""
+
+TAIL = 1e-4
+"""Share of calibrated values at either end that saturates: better than the full range, which outliers set."""
+
+STRIDE = 31
+"""Every so manieth value of a map is calibrated on: no multiple of any map's width."""
+
+_FOLLOWERS = ("Relu", "Add", "Resize", "Concat")
+"""Operations that go 8-bit with the convolutions that feed them."""
+
+
+def quantize(model: bytes, calibration: Driving, *, parts: tuple[str, ...] = QUANTIZED_PARTS[0]) -> bytes:
+    """The same graph with int8 convolutions, as QuantizeLinear and DequantizeLinear pairs (QDQ).
+
+    Args:
+        model: fp32 ONNX with inferred shapes; its convolution weights carry the names of the student's
+            modules.
+        calibration: the frames that set the ranges of the activations, all of them used.
+        parts: which convolutions, by the beginning of their weight's name.
+
+    Raises:
+        ParityError: when no convolution matches: a graph must not be called int8 and be float.
+    """
+    proto = onnx.load_from_string(model)
+    chosen = _chosen(proto.graph, parts)
+    if not any(node.op_type == "Conv" for node in chosen):
+        raise ParityError(f"No convolution is named like {', '.join(parts)}, so nothing was quantised.")
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    maps = sorted({name for node in chosen for name in (*node.input, *node.output) if name} - constants)
+    ranges = {
+        name: TensorData(lowest=low, highest=high)
+        for name, (low, high) in _ranges(proto, maps, calibration).items()
+    }
+    quantizer = QDQQuantizer(
+        proto,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+        nodes_to_quantize=[node.name for node in chosen],
+        nodes_to_exclude=[],
+        op_types_to_quantize=["Conv", *_FOLLOWERS],
+        extra_options={},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized = quantizer.model.model
+    if not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in quantized.graph.initializer):
+        raise ParityError(
+            "The quantised graph holds no 8-bit weights. Is onnxruntime newer than this program?"
+        )
+    onnx.checker.check_model(quantized, full_check=True)
+    return bytes(quantized.SerializeToString())
+
+
+def _chosen(graph: onnx.GraphProto, parts: tuple[str, ...]) -> list[onnx.NodeProto]:
+    """The convolutions of `parts`, and what stands between them."""
+    constants = {tensor.name for tensor in graph.initializer}
+    chosen: list[onnx.NodeProto] = []
+    made_by_chosen: set[str] = set()
+    for node in graph.node:  # In topological order, as ONNX demands.
+        fed = [name for name in node.input if name and name not in constants]
+        is_part = node.op_type == "Conv" and node.input[1].removeprefix("student.").startswith(parts)
+        if is_part or (node.op_type in _FOLLOWERS and fed and made_by_chosen.issuperset(fed)):
+            chosen.append(node)
+            made_by_chosen.update(node.output)
+    return chosen
+
+
+def _ranges(
+    model: onnx.ModelProto, maps: Iterable[str], calibration: Driving
+) -> dict[str, tuple[np.float32, np.float32]]:
+    """The range of each map over the calibration frames, without its tails."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    doors = {value.name for value in (*watched.graph.input, *watched.graph.output)}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in maps if name not in doors)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    samples: dict[str, list[Any]] = {name: [] for name in maps}
+    for inputs in calibration.frames():
+        for name, values in zip(samples, session.run(list(samples), inputs), strict=True):
+            samples[name].append(values.ravel()[::STRIDE].copy())
+    ranges = {}
+    for name, values in samples.items():
+        low, high = np.quantile(np.concatenate(values), (TAIL, 1 - TAIL))
+        ranges[name] = (np.float32(low), np.float32(high))
+    return ranges

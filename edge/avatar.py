@@ -1,0 +1,217 @@
+"""An avatar that is ready to be driven: bound to its person once, then one frame for each set of landmarks.
+
+    avatar = Avatar.load("me.avatar")
+    retarget = avatar.retargeter(driving_neutral)      # the user's own calm face
+    frame = avatar.animate(retarget(landmarks))        # every frame
+
+This is the reference for Kotlin and Swift: the two graphs of the bundle and nothing else run for each frame.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from edge import bundle as bundles
+from edge.errors import BundleError, InputError, SpecError
+from edge.spec import IMAGE_OUT, KEYPOINTS, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, LOCAL_LANDMARKS, TensorSpec
+from edge.topology import LANDMARKS
+
+if TYPE_CHECKING:
+    from edge.motion import Retargeter
+
+Runtime = Literal["onnx", "numpy"]
+Precision = Literal["fp32", "int8"]
+Floats = npt.NDArray[np.float32]
+Frame = npt.NDArray[np.uint8]
+Run = Callable[..., tuple[npt.NDArray[Any], ...]]
+"""A graph that is ready: named inputs in, its outputs out."""
+
+
+class Avatar:
+    """One person, bound. Made by `load`; there is no half-loaded state."""
+
+    def __init__(self, manifest: bundles.Manifest, *, driver: Run, student: Run, source_landmarks: Floats):
+        """For `load`, which knows how to make the parts."""
+        self.manifest = manifest
+        self.source_landmarks = source_landmarks
+        """float32 [478, 3]: the photo's landmarks, what driving faces are retargeted to."""
+        self._driver = driver
+        self._student = student
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | os.PathLike[str],
+        *,
+        runtime: Runtime = "onnx",
+        precision: Precision = "fp32",
+        threads: int | None = None,
+    ) -> "Avatar":
+        """A bundle checked, loaded and warmed up by one frame, so that the next one comes at full speed.
+
+        Args:
+            bundle: the folder `NAME.avatar`.
+            runtime: "onnx" is ONNX Runtime; "numpy" the readable judge, several times slower.
+            precision: "fp32", or "int8" where the bundle holds it: smaller, faster, slightly less exact.
+            threads: for one frame; default: as many as ONNX Runtime finds sensible. numpy has its own
+                setting.
+
+        Raises:
+            BundleError: when the bundle is damaged, incomplete or of another version.
+            InputError: when runtime, precision or threads is none that exists.
+        """
+        if runtime not in get_args(Runtime):
+            raise InputError(f"There is no runtime {runtime!r}. Choose onnx or numpy.")
+        if threads is not None and threads < 1:
+            raise InputError(f"{threads} threads cannot draw a frame. Give 1 or more, or leave it out.")
+        manifest = bundles.read_manifest(bundle)
+        bundles.verify_files(bundle, manifest)
+        files = manifest.graphs["student"].files
+        if precision not in files:
+            raise InputError(
+                f"{manifest.name} has no {precision} student, only {', '.join(sorted(files))}. "
+                f"Choose one of these, or make the avatar again with that precision."
+            )
+        folder = Path(bundle)
+        ready = _numpy_graph if runtime == "numpy" else _onnx_graph
+        avatar = cls(
+            manifest,
+            # The driver is one small product; threads would only wait for each other.
+            driver=ready(folder / manifest.graphs["driver"].files["fp32"], 1),
+            student=ready(folder / files[precision], threads),
+            source_landmarks=bundles.read_array(folder, manifest, "identity/landmarks.f32"),
+        )
+        avatar.animate(avatar.source_landmarks)
+        return avatar
+
+    def animate(self, landmarks: npt.ArrayLike) -> Frame:
+        """One frame of the person with this pose and expression.
+
+        Args:
+            landmarks: float [478, 3], crop coordinates, retargeted to this person (`retargeter`).
+
+        Returns:
+            uint8 [512, 512, 3], RGB.
+
+        Raises:
+            SpecError: when the landmarks have another shape, hold NaN, or lie far outside the crop.
+        """
+        return self.animate_keypoints(*self.drive(landmarks))
+
+    def drive(self, landmarks: npt.ArrayLike) -> tuple[Floats, Floats]:
+        """What the student is driven with: the driver net alone.
+
+        Args:
+            landmarks: float [478, 3], as for `animate`.
+
+        Returns:
+            Keypoints float32 [20, 2] and local landmarks float32 [56, 2], crop coordinates.
+
+        Raises:
+            SpecError: as for `animate`.
+        """
+        keypoints, local = self._driver(landmarks=_checked(landmarks, LANDMARKS_IN, (LANDMARKS, 3)))
+        return keypoints[0], local[0]
+
+    def animate_keypoints(self, keypoints: npt.ArrayLike, local_landmarks: npt.ArrayLike) -> Frame:
+        """One frame straight from what the student is driven with; the two may come from different sources.
+
+        Args:
+            keypoints: float [20, 2], crop coordinates.
+            local_landmarks: float [56, 2], crop coordinates, in the order of `edge.topology.LOCAL`.
+
+        Returns:
+            uint8 [512, 512, 3], RGB.
+
+        Raises:
+            SpecError: when a shape is another, or a value is NaN or far outside the crop.
+        """
+        (image,) = self._student(
+            keypoints=_checked(keypoints, KEYPOINTS_IN, (KEYPOINTS, 2)),
+            local_landmarks=_checked(local_landmarks, LOCAL_IN, (LOCAL_LANDMARKS, 2)),
+        )
+        if image.shape != IMAGE_OUT.shape:
+            raise BundleError(
+                f"The student drew {image.shape}, not {IMAGE_OUT.shape}. Make the avatar again."
+            )
+        image *= (
+            255  # In place: the array is ours, and a second one would cost 3 MB. The graph ends in a clip.
+        )
+        image += 0.5
+        return np.ascontiguousarray(image[0].astype(np.uint8).transpose(1, 2, 0))
+
+    def retargeter(self, driving_neutral: npt.ArrayLike) -> "Retargeter":
+        """What carries another face's motion over to this person.
+
+        Args:
+            driving_neutral: float [478, 3], the driving person's calm face, any crop.
+
+        Returns:
+            A callable: driving landmarks [478, 3] or [T, 478, 3] → landmarks for `animate`, same shape.
+
+        Raises:
+            SpecError: when the landmarks have another shape or hold NaN.
+        """
+        from edge.motion import Retargeter
+
+        neutral = np.asarray(driving_neutral)
+        return Retargeter(source_landmarks=self.source_landmarks, driving_neutral=neutral)
+
+
+def _checked(values: npt.ArrayLike, spec: TensorSpec, shape: tuple[int, ...]) -> Floats:
+    """An input as the graph wants it, with its batch of one."""
+    try:
+        array = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{spec.name} must be an array of numbers of shape {shape} ({error}).") from error
+    if array.shape != shape:
+        hint = (
+            " Give one frame at a time."
+            if array.ndim == len(shape) + 1
+            else " Was it made by another version?"
+        )
+        raise SpecError(f"{spec.name} has shape {array.shape}, this avatar wants {shape}.{hint}")
+    if not np.isfinite(array).all():
+        raise SpecError(
+            f"{spec.name} holds NaN or infinity. Skip frames without a face, or interpolate them."
+        )
+    if array.min() < spec.low or array.max() > spec.high:
+        raise SpecError(
+            f"{spec.name} reaches from {array.min():.3g} to {array.max():.3g}; crop coordinates stay within "
+            f"{spec.low:g} and {spec.high:g}. Were pixels given instead of crop coordinates?"
+        )
+    return np.ascontiguousarray(array[None])
+
+
+def _numpy_graph(path: Path, threads: int | None) -> Run:
+    from edge.student import NumpyStudent
+
+    return NumpyStudent(path).run
+
+
+def _onnx_graph(path: Path, threads: int | None) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # One arena plan for all of a frame's maps costs 16 MB more than taking them as they come, at the same
+    # speed.
+    options.enable_mem_pattern = False
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own types, which share no base but this.
+        reason = str(error).strip().splitlines()[0][:200]
+        raise BundleError(
+            f"ONNX Runtime cannot load {path.name} ({reason}). Make the avatar again."
+        ) from error
+
+    def run(**inputs: Floats) -> tuple[npt.NDArray[Any], ...]:
+        return tuple(session.run(None, inputs))
+
+    return run

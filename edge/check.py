@@ -1,0 +1,125 @@
+"""Is this avatar whole, and does it still say what it said when it was made? `superface check NAME.avatar`.
+
+Three questions: are all files as the manifest says; does the driver turn the golden landmarks into the golden
+keypoints; does every runtime and precision at hand draw the golden frames. The gates stand here, in one
+table, because this is the lowest place that needs them; the converters hold their output to the same table.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from edge import bundle as bundles
+from edge.avatar import Avatar, Precision, Runtime
+from edge.errors import BundleError
+
+
+class Gate(NamedTuple):
+    """What a converted student must reach against the trained one."""
+
+    mean_db: float
+    worst_db: float
+    """Of any single frame."""
+
+
+GATES = {
+    "fp32": Gate(mean_db=60.0, worst_db=60.0),
+    "fp16": Gate(mean_db=45.0, worst_db=45.0),
+    "int8": Gate(mean_db=35.0, worst_db=33.0),
+}
+"""PSNR in dB by precision. 35 dB is the floor that Apple sets for its own converters."""
+
+SAME_DB = 160.0
+"""What two equal frames count as: float32 cannot say more, and JSON knows no infinity."""
+
+DRIVER_TOLERANCE = 1e-4
+"""Crop coordinates: a fortieth of a pixel."""
+
+
+class CheckRow(NamedTuple):
+    """One runtime at one precision against the golden frames."""
+
+    runtime: str
+    precision: str
+    mean_db: float
+    worst_db: float
+    required_db: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The findings of `check`."""
+
+    name: str
+    files: int
+    """Files that were compared with the manifest, all whole."""
+    driver_error: float
+    """Largest distance of a driven keypoint from the golden one, crop coordinates."""
+    rows: tuple[CheckRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every gate was met."""
+        return self.driver_error <= DRIVER_TOLERANCE and all(row.passed for row in self.rows)
+
+
+def psnr_db(expected: npt.NDArray[Any], got: npt.NDArray[Any], *, peak: float) -> float:
+    """Peak signal to noise ratio of one frame.
+
+    Args:
+        expected: any shape.
+        got: the same shape.
+        peak: the largest value a pixel can have: 1 or 255.
+
+    Returns:
+        dB; `SAME_DB` at most, also for equal frames.
+    """
+    error = np.square(expected.astype(np.float64) - got.astype(np.float64)).mean() / peak**2
+    return float(-10 * np.log10(max(error, 10 ** (-SAME_DB / 10))))
+
+
+def check(bundle: str | os.PathLike[str]) -> CheckReport:
+    """Verify a bundle's files and redraw its golden frames with every runtime and precision in it.
+
+    Args:
+        bundle: `NAME.avatar`.
+
+    Raises:
+        BundleError: when a file is missing or changed, or a graph cannot be loaded.
+    """
+    manifest = bundles.read_manifest(bundle)
+    bundles.verify_files(bundle, manifest)
+    golden = {
+        name: bundles.read_array(bundle, manifest, f"golden/{name}.f32")
+        for name in ("landmarks", "keypoints", "local_landmarks")
+    }
+    frames = [bundles.read_frame(bundle, name) for name in manifest.golden_frames]
+    runtimes: tuple[Runtime, ...] = ("onnx", "numpy")
+    rows, driver_error = [], 0.0
+    for runtime in runtimes:
+        for precision in manifest.precisions:
+            avatar = Avatar.load(bundle, runtime=runtime, precision=_known(precision))
+            decibels = []
+            for index, frame in enumerate(frames):
+                keypoints, local = avatar.drive(golden["landmarks"][index])
+                driver_error = max(
+                    driver_error,
+                    float(np.abs(keypoints - golden["keypoints"][index]).max()),
+                    float(np.abs(local - golden["local_landmarks"][index]).max()),
+                )
+                drawn = avatar.animate_keypoints(golden["keypoints"][index], golden["local_landmarks"][index])
+                decibels.append(psnr_db(frame, drawn, peak=255))
+            mean_db, worst_db, gate = float(np.mean(decibels)), min(decibels), GATES[precision]
+            passed = mean_db >= gate.mean_db and worst_db >= gate.worst_db
+            rows.append(CheckRow(runtime, precision, mean_db, worst_db, gate.mean_db, passed))
+    return CheckReport(manifest.name, len(manifest.files), driver_error, tuple(rows))
+
+
+def _known(precision: str) -> Precision:
+    if precision in get_args(Precision):
+        return cast(Precision, precision)
+    raise BundleError(f"This program cannot run the precision {precision!r}; it knows fp32 and int8.")
