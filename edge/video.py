@@ -101,7 +101,7 @@ def read_video(path: str | Path, *, max_fps: float = MAX_FPS) -> Clip:
     except BaseException:
         container.close()
         raise
-    clip.frames = _at_constant_rate(first, decoded, fps, container)
+    clip.frames = _at_constant_rate(first, decoded, fps, 0.5 * fps / rate, container)
     return clip
 
 
@@ -177,17 +177,21 @@ def _at_constant_rate(
     first: tuple[float | None, NDArray[np.uint8]],
     rest: Iterator[tuple[float | None, NDArray[np.uint8]]],
     fps: float,
+    early: float,
     container: Any,
 ) -> Iterator[NDArray[np.uint8]]:
-    """One frame for each slot of 1 / fps seconds; a frame stands until the next one's slot."""
+    """One frame for each slot of 1 / fps seconds; a frame stands until the next one's slot.
+
+    A frame may come early by this share of a slot (half a frame of the clip): clocks that count in
+    milliseconds tremble.
+    """
     with container:
         time_s, image = first
         start_s = time_s or 0.0
         slot = 0
         yield image
         for time_s, following in rest:
-            # Half a slot of tolerance: clocks that count in milliseconds tremble. First come, first shown.
-            wanted = slot + 1 if time_s is None else int(np.floor((time_s - start_s) * fps + 0.5 - 1e-4))
+            wanted = slot + 1 if time_s is None else int(np.floor((time_s - start_s) * fps + early - 1e-4))
             if wanted - slot > MAX_HOLD_S * fps:
                 start_s += (wanted - slot - 1) / fps
                 wanted = slot + 1
