@@ -8,7 +8,6 @@ import os
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -184,15 +183,10 @@ def load_track(path: str | Path) -> Track:
     try:
         with zipfile.ZipFile(path) as archive:
             values = {name: _read_member(archive, name, path) for name in _MEMBERS}
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-        zlib.error,
-    ) as error:
+    except InputError:
+        raise
+    # On damaged bytes, numpy's and zip's parsers raise nearly anything (SyntaxError, TokenError, zlib.error, …).
+    except Exception as error:
         raise InputError(f"{path} is not a track, or it is damaged ({error}). Make it again.") from error
     version = int(values["format"])
     if version != TRACK_FORMAT:
@@ -244,7 +238,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
         raise InputError(f"{path}: landmarks are {list(shape)}; [T, {LANDMARKS}, 3] is expected.")
     with archive.open(info) as stream:
         array = _FORMAT.read_array(stream, allow_pickle=False, max_header_size=1000)
-    return np.ascontiguousarray(array, dtype=expected)
+    return np.asarray(array, dtype=expected, order="C")
 
 
 class _Sighting(NamedTuple):
