@@ -6,6 +6,7 @@
 the signs of `edge.motion`.
 """
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -107,7 +108,7 @@ def pose_face(source_landmarks: NDArray[np.floating], controls: Controls) -> NDA
         if not np.isfinite(value).all():
             raise InputError(f"Control {name} holds NaN or infinite values. Give finite numbers.")
     c = Controls(*values)
-    puppet = Puppet(points)
+    puppet = _puppet(points.tobytes())
     face = np.repeat(puppet.rest[None], frames, axis=0)
     for name, field in puppet.fields.items():
         face += getattr(c, name)[:, None, None] * field
@@ -122,6 +123,12 @@ def pose_face(source_landmarks: NDArray[np.floating], controls: Controls) -> NDA
     placed[..., 0] += c.shift_x[:, None]
     placed[..., 1] += c.shift_y[:, None]
     return placed.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _puppet(points: bytes) -> Puppet:
+    """Binding a face costs as much as posing hundreds of frames: the last few faces are kept."""
+    return Puppet(np.frombuffer(points, np.float64).reshape(-1, 3))
 
 
 # ---------------------------------------------------------------------------------------------------- seeds
@@ -225,6 +232,8 @@ def _speech(rng: np.random.Generator, at: Array) -> dict[str, Array]:
                 targets.append(row)
             time += length
         time += rng.uniform(0.25, 1.1)
+    if not centres:  # too short to say anything
+        return {name: np.zeros_like(at) for name in _SPEECH}
     bell = np.array(strengths) * np.exp(-0.5 * ((at[:, None] - np.array(centres)) / np.array(widths)) ** 2)
     mouth = bell @ np.array(targets) / (bell.sum(axis=1, keepdims=True) + 0.12)
     seal = np.clip((mouth[:, columns["lips_seal"]] - 0.2) / 0.5, 0.0, 1.0)
@@ -311,10 +320,11 @@ def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style 
             moved[name] = moved.get(name, np.zeros_like(at)) + excite(reach, share)
         moved["blink_right"] = np.maximum(moved["blink_right"], excite(1.0, 0.12))
         moved["blink_left"] = np.maximum(moved["blink_left"], excite(1.0, 0.12))
-        wide_eyes, both = excite(0.35, 0.2), excite(0.8, 0.15)
+        wide_eyes, squint = excite(0.35, 0.2), excite(0.8, 0.15)
         for name in ("blink_right", "blink_left"):
-            moved[name] = np.where(moved[name] > 0.01, moved[name], -wide_eyes)
-            moved[name] = np.maximum(moved[name], both)
+            # Both eyes go wide only as far as nothing closes them: no jump where a blink sets in.
+            closing = np.maximum(moved[name], squint)
+            moved[name] = closing - wide_eyes * (1.0 - closing)
     moved = {name: _within_reach(name, value) for name, value in moved.items()}
     # One shape at a time: corners cannot go out and in together.
     rounded = np.maximum(moved["pucker"], moved["funnel"])

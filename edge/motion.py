@@ -394,10 +394,11 @@ class Retargeter:
     def _proportions(self) -> Array:
         """What a unit of the driver's expression is on the avatar, per point and axis: [478, 3]."""
         source, driving = self._source, self._driving
+        size = self._height / self._driving_height
 
         def ratio(a: int | NDArray[np.int_], b: int | NDArray[np.int_], axis: int) -> float:
             spans = [abs(np.mean(face[a, axis]) - np.mean(face[b, axis])) for face in (source, driving)]
-            return float(np.clip(spans[0] / max(spans[1], 1e-6), 0.5, 2.0))
+            return float(np.clip(spans[0] / max(spans[1], 1e-9), 0.5 * size, 2.0 * size))
 
         wide = ratio(RIGHT_CHEEK_EDGE, LEFT_CHEEK_EDGE, 0)
         tall = ratio(FOREHEAD_TOP, CHIN, 1)
