@@ -185,7 +185,7 @@ def load_track(path: str | Path) -> Track:
             values = {name: _read_member(archive, name, path) for name in _MEMBERS}
     except InputError:
         raise
-    # On damaged bytes, numpy's and zip's parsers raise nearly anything (SyntaxError, TokenError, zlib.error, …).
+    # On damaged bytes numpy's and zip's parsers raise nearly anything (SyntaxError, TokenError, zlib.error).
     except Exception as error:
         raise InputError(f"{path} is not a track, or it is damaged ({error}). Make it again.") from error
     version = int(values["format"])
