@@ -1,6 +1,7 @@
 """The journey: one photo in, a verified avatar bundle, a preview and a report out.
 
-    photo → portrait → teacher → frames of training tracks → student → ONNX fp32 and int8 → parity → NAME.avatar
+    photo → portrait → teacher → frames of training tracks → student → ONNX fp32 and int8 → parity →
+    NAME.avatar
 
 Everything a run needs to go on lies in its run folder: kill it at any moment and start it again.
 """
@@ -9,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +33,6 @@ from edge.errors import BundleError, InputError
 from edge.landmarks import Portrait, read_portrait
 from edge.library import held_out_seed, procedural_track, showcase, train_seed
 from edge.motion import Retargeter, neutral_frame
-from edge.spec import SIZE
 from edge.topology import LOCAL
 from edge.track import Track, load_track, track_video
 from edge.video import VideoWriter
@@ -73,7 +73,7 @@ class MakeConfig:
     """Frames of procedural training motion; default: 32 seconds at 25 fps."""
     consent: str | None = None
     """Who agreed to this avatar, and how; written into the bundle."""
-    distil: DistilConfig = DistilConfig()
+    distil: DistilConfig = field(default_factory=DistilConfig)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def example_photo(name: str) -> Path:
     path = Path(spec.origin).parent / inside if spec and spec.origin else None
     if path is None or not path.is_file():
         raise InputError(
-            f'The example portrait {name} comes with {package}. Install it with pip install "superface[examples]".'
+            f"The example portrait {name} comes with {package}. "
+            'Install it with pip install "superface[examples]".'
         )
     return path
 
@@ -167,7 +168,9 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
 
     say("Lowering to ONNX, fp32 and int8, and comparing with the trained student")
     bundle = run / f"{name}.avatar"
-    licence = EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
+    licence = (
+        EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
+    )
     contents = _contents(name, portrait, identity, teacher, result, config, licence, is_example)
     manifest = write_bundle(bundle, contents)
     verdict = check(bundle)
@@ -242,7 +245,9 @@ def _tracks(
     source = portrait.landmarks
     training = [procedural_track(source, seed=train_seed(0), seconds=seconds, fps=FPS).landmarks]
     held_out = [procedural_track(source, seed=held_out_seed(0), seconds=held_out_seconds, fps=FPS).landmarks]
-    preview = procedural_track(source, seed=held_out_seed(1), seconds=preview_seconds, fps=FPS, style="speech")
+    preview = procedural_track(
+        source, seed=held_out_seed(1), seconds=preview_seconds, fps=FPS, style="speech"
+    )
     if driving is not None:
         cut = max(1, int(DRIVING_SHARE * len(driving)))
         training.append(driving.landmarks[:cut])
@@ -337,7 +342,12 @@ def _teach(teacher: Teacher, identity: Identity, landmarks: npt.NDArray[np.float
 
 
 def _film(
-    avatar: Avatar, teacher: Teacher, identity: Identity, photo: npt.NDArray[np.uint8], track: Track, path: Path
+    avatar: Avatar,
+    teacher: Teacher,
+    identity: Identity,
+    photo: npt.NDArray[np.uint8],
+    track: Track,
+    path: Path,
 ) -> None:
     """Source, teacher and student side by side; the student's frames come from the finished bundle."""
     still = _labelled(photo, "source")

@@ -108,7 +108,14 @@ def write_report(
         _table(
             ("precision", "engine", "mean dB", "worst frame dB", "required dB", "frames"),
             (
-                (r.precision, r.engine, f"{r.mean_db:.1f}", f"{r.worst_db:.1f}", f"{r.required_db:.0f}", r.frames)
+                (
+                    r.precision,
+                    r.engine,
+                    f"{r.mean_db:.1f}",
+                    f"{r.worst_db:.1f}",
+                    f"{r.required_db:.0f}",
+                    r.frames,
+                )
                 for r in manifest.parity
             ),
         )
@@ -118,7 +125,13 @@ def write_report(
         _table(
             ("runtime", "precision", "mean dB", "worst frame dB", "verdict"),
             (
-                (r.runtime, r.precision, f"{r.mean_db:.1f}", f"{r.worst_db:.1f}", "passed" if r.passed else "FAILED")
+                (
+                    r.runtime,
+                    r.precision,
+                    f"{r.mean_db:.1f}",
+                    f"{r.worst_db:.1f}",
+                    "passed" if r.passed else "FAILED",
+                )
                 for r in verdict.rows
             ),
         )
@@ -127,20 +140,31 @@ def write_report(
     parts.append(f"<p>{html.escape(speed.machine)}</p>")
     parts.append(
         _table(
-            ("runtime", "precision", "threads", "median ms", "p90 ms", "min ms", "fps", "GFLOP/s", "of GEMM peak", "peak MB"),
+            (
+                *("runtime", "precision", "threads", "median ms", "p90 ms", "min ms", "fps"),
+                *("GFLOP/s", "of GEMM peak", "peak MB"),
+            ),
             (
                 (
-                    r.runtime, r.precision, r.threads, f"{r.median_ms:.1f}", f"{r.p90_ms:.1f}", f"{r.min_ms:.1f}",
-                    f"{1000 / r.median_ms:.0f}", f"{r.gflops_per_s:.0f}", f"{100 * r.share_of_peak:.0f} %",
+                    r.runtime,
+                    r.precision,
+                    r.threads,
+                    *(f"{ms:.1f}" for ms in (r.median_ms, r.p90_ms, r.min_ms)),
+                    f"{1000 / r.median_ms:.0f}",
+                    f"{r.gflops_per_s:.0f}",
+                    f"{100 * r.share_of_peak:.0f} %",
                     f"{r.peak_rss_mb:.0f}",
                 )
                 for r in speed.rows
             ),
         )
-    )  # fmt: skip
+    )
     parts.append("<h2>Files</h2>")
     parts.append(
-        _table(("file", "kB"), ((name, f"{entry.bytes / 1000:.1f}") for name, entry in sorted(manifest.files.items())))
+        _table(
+            ("file", "kB"),
+            ((name, f"{entry.bytes / 1000:.1f}") for name, entry in sorted(manifest.files.items())),
+        )
     )
     parts.append(
         f"<footer><p>{html.escape(manifest.synthetic_media)}</p><p>{html.escape(manifest.consent)}</p></footer>"
@@ -165,7 +189,8 @@ def _figure(image: Frames, caption: str) -> str:
     Image.fromarray(image).save(buffer, "JPEG", quality=88)
     data = base64.b64encode(buffer.getvalue()).decode()
     text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/jpeg;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    picture = f'<img alt="{text}" src="data:image/jpeg;base64,{data}">'
+    return f"<figure>{picture}<figcaption>{text}</figcaption></figure>"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -180,7 +205,11 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
     """Loss of each stage (log scale) and held-out PSNR over training time, as one SVG."""
     width, height, left, bottom, top = 1000, 300, 56, 34, 16
     points = {
-        stage: [(row["seconds"], row["loss"]) for row in history if row.get("stage") == stage and row.get("loss", 0) > 0]
+        stage: [
+            (row["seconds"], row["loss"])
+            for row in history
+            if row.get("stage") == stage and row.get("loss", 0) > 0
+        ]
         for stage in ("motion", "frames")
     }
     psnr = [(row["seconds"], row["psnr_db"]) for row in history if "psnr_db" in row]
@@ -199,8 +228,11 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
         )
         return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>'
 
-    def text(at_x: float, at_y: float, words: str, colour: str = "currentColor", anchor: str = "start") -> str:
-        return f'<text x="{at_x}" y="{at_y}" font-size="13" fill="{colour}" text-anchor="{anchor}">{words}</text>'
+    def text(
+        at_x: float, at_y: float, words: str, colour: str = "currentColor", anchor: str = "start"
+    ) -> str:
+        look = f'font-size="13" fill="{colour}" text-anchor="{anchor}"'
+        return f'<text x="{at_x}" y="{at_y}" {look}>{words}</text>'
 
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="training curves">']
     for (stage, values), colour in zip(points.items(), ("#c2703d", "#3d7ac2"), strict=True):
@@ -209,11 +241,27 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
             low, high = min(v for _, v in logs), max(v for _, v in logs)
             parts.append(line(logs, colour, low, high))
             middle = x(float(np.mean([t for t, _ in values])))
-            parts.append(text(middle, top + 14, f"{stage} loss {10**high:.3g} → {10 ** logs[-1][1]:.3g}", colour, "middle"))
+            parts.append(
+                text(
+                    middle,
+                    top + 14,
+                    f"{stage} loss {10**high:.3g} → {10 ** logs[-1][1]:.3g}",
+                    colour,
+                    "middle",
+                )
+            )
     if len(psnr) > 1:
         low, high = min(v for _, v in psnr), max(v for _, v in psnr)
         parts.append(line(psnr, "#3da35d", low, high))
-        parts.append(text(width - 8, height - bottom - 6, f"held-out PSNR {psnr[0][1]:.1f} → {psnr[-1][1]:.1f} dB", "#3da35d", "end"))
+        parts.append(
+            text(
+                width - 8,
+                height - bottom - 6,
+                f"held-out PSNR {psnr[0][1]:.1f} → {psnr[-1][1]:.1f} dB",
+                "#3da35d",
+                "end",
+            )
+        )
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(text(x(share * longest), height - 10, f"{share * longest:.0f} s", anchor="middle"))
     return "".join(parts) + "</svg><p>Each loss on its own logarithmic scale.</p>"

@@ -30,7 +30,7 @@ class Rendering(NamedTuple):
     motion_field: torch.Tensor
     """Backward field: float32 [N, 64, 64, 2]; cell (h, w) of the frame is read from the source at (x, y)."""
     occlusion: torch.Tensor
-    """float32 [N, 1, 64, 64]; 1 where the frame can be had by warping the source, 0 where it must be painted."""
+    """float32 [N, 1, 64, 64]; 1 where warping the source gives the frame, 0 where it must be painted."""
 
 
 class Teacher(Protocol):

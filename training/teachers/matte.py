@@ -1,4 +1,4 @@
-"""Head and shoulders cut from a photo without a network: GrabCut from a landmark prior, refined to a soft matte."""
+"""Head and shoulders cut from a photo without a network: GrabCut from a landmark prior, then a soft matte."""
 
 from typing import NamedTuple
 
@@ -65,16 +65,34 @@ def _grab(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     ellipse(mask, centre + up * 0.22 * height, (1.05 * width, 1.05 * height), cv2.GC_PR_BGD)
     ellipse(mask, centre + up * 0.12 * height, (0.68 * width, 0.80 * height), cv2.GC_PR_FGD)
     neck = chin - up * 0.1 * height
-    cv2.rectangle(mask, (int(neck[0] - 0.3 * width), int(neck[1])), (int(neck[0] + 0.3 * width), size), cv2.GC_PR_FGD, -1)
+    cv2.rectangle(
+        mask,
+        (int(neck[0] - 0.3 * width), int(neck[1])),
+        (int(neck[0] + 0.3 * width), size),
+        cv2.GC_PR_FGD,
+        -1,
+    )
     shoulders = int(chin[1] + 0.45 * height)
     if shoulders < size:
-        cv2.rectangle(mask, (int(centre[0] - 0.9 * width), shoulders), (int(centre[0] + 0.9 * width), size), cv2.GC_PR_FGD, -1)
+        cv2.rectangle(
+            mask,
+            (int(centre[0] - 0.9 * width), shoulders),
+            (int(centre[0] + 0.9 * width), size),
+            cv2.GC_PR_FGD,
+            -1,
+        )
     oval = points[FACE_OVAL]
     sure = oval.mean(0) + (oval - oval.mean(0)) * 0.98
     cv2.fillPoly(mask, [sure.round().astype(np.int32)], cv2.GC_FGD)
     # The skull: without hair colours among the sure seeds, dark hair before a dark wall is lost.
     ellipse(mask, centre + up * 0.06 * height, (0.42 * width, 0.62 * height), cv2.GC_FGD)
-    cv2.rectangle(mask, (int(neck[0] - 0.16 * width), int(chin[1])), (int(neck[0] + 0.16 * width), int(min(size, chin[1] + 0.3 * height))), cv2.GC_FGD, -1)
+    cv2.rectangle(
+        mask,
+        (int(neck[0] - 0.16 * width), int(chin[1])),
+        (int(neck[0] + 0.16 * width), int(min(size, chin[1] + 0.3 * height))),
+        cv2.GC_FGD,
+        -1,
+    )
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), mask, None, *models, 5, cv2.GC_INIT_WITH_MASK)

@@ -2,89 +2,41 @@
 
 The photo is taken apart into a soft cut-out of the person and a filled background. The cut-out is textured on
 MediaPipe's 468-point mesh and, around it, on a net of head points that turn with the skull and come to rest
-at the shoulders. A depth buffer keeps the near cheek before the far one. The mesh has holes where the eyes and
-the mouth are: behind them lie eyeballs, teeth and a mouth cavity, and a lid slides down over each eye, so
-that neither lips nor glasses are ever stretched.
+at the shoulders. A depth buffer keeps the near cheek before the far one. The mesh has holes where the eyes
+and the mouth are: behind them lie eyeballs, teeth and a mouth cavity, and a lid slides down over each eye,
+so that neither lips nor glasses are ever stretched.
 
 All geometry is in pixels of the 512 x 512 crop; x right, y down, z away from the camera.
 """
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.spatial import Delaunay
 
 from edge import topology as topo
 from edge.motion import fit_similarity
 from edge.spec import FIELD, KEYPOINTS, SIZE
 from training.teachers import Identity, Rendering
-from training.teachers.matte import cut_out
+from training.teachers.proxy import (
+    EYES,
+    HALF,
+    LID_PANEL,
+    MOUTH_PANEL,
+    PANEL,
+    Array,
+    Eye,
+    Proxy,
+    build_proxy,
+    eye_ring,
+    keypoint_weights,
+    panel_origin,
+    smoothstep,
+    to_pixels,
+)
 from training.teachers.raster import rasterise
-
-Array = NDArray[np.float32]
-
-_SPACING = 20  # pixels between the net's points around the face
-_PANEL = 128  # the atlas is the photo with one row of square panels below it
-_HALF = (SIZE - 1) / 2
-_RIGHT_EYE_PANEL, _LEFT_EYE_PANEL, _MOUTH_PANEL, _LID_PANEL = ((i * _PANEL, SIZE) for i in range(4))
-
-# The first ring of points around each eye, over the lid's fold, from the outer to the inner corner.
-_RIGHT_FOLD = np.array([247, 30, 29, 27, 28, 56, 190])
-_LEFT_FOLD = np.array([467, 260, 259, 257, 258, 286, 414])
-
-
-class _Eye(NamedTuple):
-    """One eye, as indices into the landmarks."""
-
-    outer: int
-    inner: int
-    upper: Array
-    lower: Array
-    fold: Array
-    iris: int
-    panel: tuple[int, int]
-    lid_rows: tuple[int, int]
-
-
-_EYES = (
-    _Eye(
-        topo.RIGHT_EYE_OUTER, topo.RIGHT_EYE_INNER, topo.RIGHT_UPPER_LID, topo.RIGHT_LOWER_LID, _RIGHT_FOLD,
-        topo.RIGHT_IRIS_CENTRE, _RIGHT_EYE_PANEL, (0, 56),
-    ),
-    _Eye(
-        topo.LEFT_EYE_OUTER, topo.LEFT_EYE_INNER, topo.LEFT_UPPER_LID, topo.LEFT_LOWER_LID, _LEFT_FOLD,
-        topo.LEFT_IRIS_CENTRE, _LEFT_EYE_PANEL, (64, 120),
-    ),
-)  # fmt: skip
-
-
-class Proxy(NamedTuple):
-    """A person as textured geometry, in the pose of the photo."""
-
-    atlas: torch.Tensor
-    """float32 [1, 4, 512 + 128, 512]: RGB and opacity; the photo's cut-out, and panels below it."""
-    photo: torch.Tensor
-    """float32 [3, 512, 512]."""
-    plate: torch.Tensor
-    """float32 [3, 512, 512]: the filled background."""
-    still: torch.Tensor
-    """float32 [512, 512]: 1 where the background plate is the photo itself."""
-    points: Array
-    """[478, 3]: the photo's landmarks in pixels."""
-    net: Array
-    """[E, 3]: head points around the face."""
-    follow: Array
-    """[E]: how far a net point follows the skull, 1 to 0."""
-    spread: Array
-    """[E, 36]: how far it follows each point of the face's outline."""
-    triangles: torch.Tensor
-    """int64 [F, 3] over the 468 face points and then the net."""
-    open_mouth: bool
-    """Whether the photo itself shows the inside of the mouth."""
 
 
 class MeshTeacher:
@@ -107,7 +59,7 @@ class MeshTeacher:
         """
         image = (source_image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
         points = to_pixels(source_landmarks.cpu().numpy())
-        proxy = _build_proxy(image, points, self.device)
+        proxy = build_proxy(image, points, self.device)
         weight = keypoint_weights(points)
         keypoints = torch.from_numpy(weight @ source_landmarks.cpu().numpy()[topo.STABLE])
         return Identity(source_image, source_landmarks, keypoints, source_image[:, None], proxy)
@@ -130,273 +82,6 @@ class MeshTeacher:
         drawn = [_draw(proxy, points) for points in to_pixels(driving)]
         frames, fields, occlusions = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         return Rendering(frames, keypoints, fields, occlusions)
-
-
-def to_pixels(landmarks: Array) -> Array:
-    """Crop coordinates [..., 478, 3] → pixels of the crop, z in the same unit."""
-    pixels = landmarks.astype(np.float32) * np.float32(_HALF)
-    pixels[..., :2] += _HALF
-    return pixels
-
-
-# ------------------------------------------------------------------------------------------- preparing a photo
-
-
-def _face_size(points: Array) -> tuple[float, float]:
-    """Height (hairline to chin) and width (cheek to cheek) of a face in pixels, both in 3-D."""
-    height = float(np.linalg.norm(points[topo.CHIN] - points[topo.FOREHEAD_TOP]))
-    width = float(np.linalg.norm(points[topo.LEFT_CHEEK_EDGE] - points[topo.RIGHT_CHEEK_EDGE]))
-    return height, width
-
-
-def _face_axes(points: Array) -> tuple[Array, Array]:
-    """Unit vectors in the image: to the person's left, and down to the chin."""
-    right = points[topo.LEFT_CHEEK_EDGE, :2] - points[topo.RIGHT_CHEEK_EDGE, :2]
-    down = points[topo.CHIN, :2] - points[topo.FOREHEAD_TOP, :2]
-    right = right + np.array([down[1], -down[0]])  # both diagonals together: steady under yaw and pitch
-    right /= np.linalg.norm(right)
-    return right.astype(np.float32), np.array([-right[1], right[0]], np.float32)
-
-
-def _smoothstep(value: Array, low: float, high: float) -> Array:
-    t = np.clip((value - low) / (high - low), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
-
-
-def keypoint_weights(points: Array) -> Array:
-    """Keypoints as fixed blends of the stable landmarks: float32 [K, 32], rows sum to 1.
-
-    A blend of landmarks whose weights sum to 1 moves rigidly when they do; so twelve points around
-    the skull and eight on the face are carried exactly by a linear map.
-    """
-    height, width = _face_size(points)
-    right, down = _face_axes(points)
-    stable = points[topo.STABLE].astype(np.float64)
-    centre = points[topo.FACE_OVAL].mean(0)
-    anchors = []
-    for angle in np.linspace(0, 2 * np.pi, 12, endpoint=False):
-        offset = np.cos(angle) * 0.75 * width * right + np.sin(angle) * 0.8 * height * down
-        anchors.append([*(centre[:2] + offset - 0.1 * height * down), centre[2] + 0.2 * height])
-    for across, along, depth in (
-        (0, -0.4, -0.1), (0, -0.1, -0.25), (0, 0.1, -0.4), (-0.3, 0.05, 0.0),
-        (0.3, 0.05, 0.0), (-0.2, 0.35, -0.05), (0.2, 0.35, -0.05), (0, 0.5, -0.1),
-    ):  # fmt: skip
-        anchors.append([*(centre[:2] + across * width * right + along * height * down), centre[2] + depth * height])
-    # Least weights w with sum(w) = 1 and w · stable = anchor, in units of the face's height.
-    scale = height
-    rows = np.concatenate([stable / scale, np.ones((len(stable), 1))], 1)
-    wanted = np.concatenate([np.array(anchors) / scale, np.ones((KEYPOINTS, 1))], 1)
-    return (wanted @ np.linalg.pinv(rows)).astype(np.float32)
-
-
-def _mesh_triangles() -> NDArray[np.int64]:
-    """MediaPipe's 852 triangles over 468 points, holes at both eyes and the mouth: int64 [852, 3]."""
-    from mediapipe.tasks.python import vision
-
-    edges = vision.FaceLandmarksConnections.FACE_LANDMARKS_TESSELATION
-    return np.array([[edges[i + k].start for k in range(3)] for i in range(0, len(edges), 3)])
-
-
-def _build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -> Proxy:
-    """Cut out the person, spread the net around the face, paint the panels."""
-    height, width = _face_size(points)
-    _, down = _face_axes(points)
-    layers = cut_out(image, points)
-    matte = layers.matte.copy()
-    face = np.zeros((SIZE, SIZE), np.uint8)
-    cv2.fillPoly(face, [points[topo.FACE_OVAL, :2].round().astype(np.int32)], 1)
-    matte = np.maximum(matte, cv2.erode(face, np.ones((9, 9), np.uint8)).astype(np.float32))
-    # Colours of the cut-out alone, so that cut-out over background gives the photo back.
-    opacity = matte[..., None]
-    colour = (image - (1 - opacity) * layers.background) / np.maximum(opacity, 0.02)
-    colour = np.clip(colour, 0, 255)
-    still = cv2.erode((np.abs(image.astype(int) - layers.background).max(-1) < 3).astype(np.float32), np.ones((3, 3)))
-
-    net, triangles = _spread_net(points)
-    oval = points[topo.FACE_OVAL]
-    away = np.linalg.norm(net[:, None, :2] - oval[None, :, :2], axis=-1)
-    nearest = away.min(1)
-    # Depth: from the face's outline back to the skull's middle, where its silhouette lies.
-    blend = np.exp(-((away / (0.1 * height)) ** 2)) + 1e-6
-    blend /= blend.sum(1, keepdims=True)
-    rim = blend @ oval[:, 2]
-    back = points[topo.NOSE_BRIDGE, 2] + 0.62 * height
-    net[:, 2] = rim + np.maximum(back - rim, 0) * _smoothstep(nearest, 0, 0.4 * height)
-    # The skull carries what is near it; the neck carries less and less; shoulders rest.
-    centre = (points[topo.CHIN, :2] + points[topo.FOREHEAD_TOP, :2]) / 2 - 0.1 * height * down
-    across = np.array([down[1], -down[0]])
-    offset = net[:, :2] - centre
-    radius = np.hypot(offset @ across / width, offset @ down / height)
-    low = (net[:, :2] - points[topo.CHIN, :2]) @ down / height
-    follow = (1 - _smoothstep(radius, 1.0, 1.7)) * (1 - _smoothstep(low, -0.12, 0.42))
-    spread = blend * np.exp(-((nearest / (0.16 * height)) ** 2))[:, None]
-    moving = (follow > 1e-3) | (spread.sum(1) > 1e-2)
-    outline = moving[np.clip(triangles - len(_FACE), 0, None)] | (triangles < len(_FACE))
-    triangles = triangles[outline.any(1)]
-
-    gap = np.linalg.norm(points[13] - points[14]) / np.linalg.norm(points[61] - points[291])
-    skin_mask = cv2.erode(face, np.ones((25, 25), np.uint8)) > 0
-    skin = np.median(image[skin_mask], 0) / 255 if skin_mask.any() else np.full(3, 0.5)
-    panels = np.zeros((_PANEL, SIZE, 4), np.float32)
-    for eye in _EYES:
-        panels[:, eye.panel[0] : eye.panel[0] + _PANEL] = _eye_panel(image, points, eye)
-        top, bottom = eye.lid_rows
-        panels[top : bottom + 8, _LID_PANEL[0] :] = _lid_panel(image, points, eye, bottom - top)
-    panels[:, _MOUTH_PANEL[0] : _MOUTH_PANEL[0] + _PANEL] = _mouth_panel(skin)
-    photo = np.concatenate([colour, 255 * opacity], -1).astype(np.float32)
-    atlas = torch.from_numpy(np.concatenate([photo, panels]) / 255).permute(2, 0, 1)[None].contiguous()
-    return Proxy(
-        atlas=atlas.to(device),
-        photo=torch.from_numpy(image).permute(2, 0, 1).float().div(255).to(device),
-        plate=torch.from_numpy(layers.background).permute(2, 0, 1).float().div(255).to(device),
-        still=torch.from_numpy(still).to(device),
-        points=points,
-        net=net,
-        follow=follow,
-        spread=spread.astype(np.float32),
-        triangles=torch.from_numpy(np.concatenate([_mesh_triangles(), triangles])).to(device),
-        open_mouth=bool(gap > 0.05),
-    )
-
-
-_FACE = np.arange(468)
-
-
-def _spread_net(points: Array) -> tuple[Array, NDArray[np.int64]]:
-    """Points around the face and the triangles between them and the face's outline.
-
-    Returns:
-        net float32 [E, 3] (z still 0) and int64 [F, 3] over face points 0..467 and then the net.
-    """
-    oval = points[topo.FACE_OVAL, :2]
-    ticks = np.linspace(0, SIZE - 1, SIZE // _SPACING + 1)
-    grid = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
-    contour = oval.astype(np.float32).reshape(-1, 1, 2)
-    signed = np.array([cv2.pointPolygonTest(contour, (float(x), float(y)), True) for x, y in grid])
-    grid = grid[signed < -0.45 * _SPACING]
-    everything = np.concatenate([oval, grid])
-    simplices = Delaunay(everything).simplices
-    middle = everything[simplices].mean(1)
-    outside = [cv2.pointPolygonTest(contour, (float(x), float(y)), False) < 0 for x, y in middle]
-    simplices = simplices[outside]
-    rename = np.concatenate([topo.FACE_OVAL, len(_FACE) + np.arange(len(grid))])
-    net = np.concatenate([grid, np.zeros((len(grid), 1))], 1).astype(np.float32)
-    return net, rename[simplices]
-
-
-def _inpaint(colour: Array, known: Array) -> Array:
-    """Colours [h, w, 3] continued from where `known` [h, w] is 1 into where it is 0, smoothly."""
-    total, weight = np.zeros_like(colour), np.zeros((*known.shape, 1), np.float32)
-    for sigma in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
-        share = 4.0 ** -np.log2(sigma)
-        total += share * cv2.GaussianBlur(colour * known[..., None], (0, 0), sigma)
-        weight += share * cv2.GaussianBlur(known, (0, 0), sigma)[..., None]
-    keep = known[..., None]
-    return keep * colour + (1 - keep) * total / np.maximum(weight, 1e-6)
-
-
-def _eye_ring(eye: _Eye) -> NDArray[np.int64]:
-    """The eye's opening as a closed ring of 16 landmark indices."""
-    return np.concatenate([[eye.outer], eye.upper, [eye.inner], eye.lower[::-1]])
-
-
-def _eye_panel(image: NDArray[np.uint8], points: Array, eye: _Eye) -> Array:
-    """The eyeball without its lids: float32 [128, 128, 4], 0..255, one panel pixel a photo pixel."""
-    ring = points[_eye_ring(eye), :2]
-    origin = _panel_origin(points, eye)
-    patch = cv2.warpAffine(
-        image, np.array([[1, 0, -origin[0]], [0, 1, -origin[1]]], np.float32), (_PANEL, _PANEL),
-        borderMode=cv2.BORDER_REPLICATE,
-    ).astype(np.float32)  # fmt: skip
-    known = np.zeros((_PANEL, _PANEL), np.float32)
-    cv2.fillPoly(known, [np.round((ring - origin) * 16).astype(np.int32)], 1.0, shift=4)
-    return np.concatenate([_inpaint(patch, known), np.full((_PANEL, _PANEL, 1), 255.0)], -1)
-
-
-def _panel_origin(points: Array, eye: _Eye) -> Array:
-    """Photo pixel that lies at the eye panel's corner (whole numbers, so that nothing is resampled)."""
-    return np.round(points[_eye_ring(eye), :2].mean(0) - _PANEL / 2).astype(np.float32)
-
-
-def _lid_panel(image: NDArray[np.uint8], points: Array, eye: _Eye, rows: int) -> Array:
-    """Skin of an upper lid with its lashes: float32 [rows + 8, 128, 4], columns outer to inner corner.
-
-    The skin between lid and fold is all that the photo shows of it; its colours are smoothed along the lid.
-    """
-    edge = points[np.concatenate([[eye.outer], eye.upper, [eye.inner]]), :2]
-    fold = points[np.concatenate([[eye.outer], eye.fold, [eye.inner]]), :2]
-    ticks = np.linspace(0, len(edge) - 1, _PANEL)
-    lower = points[np.concatenate([[eye.outer], eye.lower, [eye.inner]]), :2]
-    edge, fold, lower = (
-        np.stack([np.interp(ticks, np.arange(len(c)), c[:, k]) for k in (0, 1)], -1) for c in (edge, fold, lower)
-    )
-    blurred = cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.float32)
-    # From the lid itself up to the brow's bone, and a little from below the eye: lashes and folds are
-    # darker than skin, so the brighter samples of each column count.
-    rise, opening = fold - edge, lower - edge
-    places = [edge + share * rise for share in (0.7, 1.0, 1.4, 1.8)] + [lower + share * opening for share in (0.5, 0.8)]
-    samples = np.stack(
-        [
-            cv2.remap(blurred, *np.float32(at.T[:, None]), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
-            for at in places
-        ]
-    )
-    order = samples.mean(-1).argsort(0)[..., None]
-    skin = np.take_along_axis(samples, order, 0)[2:5].mean(0)
-    middle = np.median(skin[16:-16], 0)
-    skin = 0.5 * cv2.GaussianBlur(skin[None], (0, 0), 14, borderType=cv2.BORDER_REPLICATE)[0] + 0.5 * middle
-    skin *= 0.95
-    depth = np.linspace(0, 1, rows)[:, None]
-    shade = 0.93 + 0.11 * np.sin(np.pi * np.clip(depth * 0.9 + 0.05, 0, 1))  # a lid is round
-    shade = shade * (1 - 0.14 * np.linspace(-1, 1, _PANEL) ** 2)
-    lid = skin[None] * shade[..., None]
-    corner = 1 - 0.5 * np.abs(np.linspace(-1, 1, _PANEL)) ** 2
-    lash = (_smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.82, 0.95) * 0.5 * corner)[..., None]
-    lid = lid * (1 - lash)
-    panel = np.zeros((rows + 8, _PANEL, 4), np.float32)
-    panel[:rows, :, :3], panel[rows:, :, :3] = lid, lid[-1]
-    # The lid fades in over the old lash line and fades out below the new one and towards the corners.
-    fade = _smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.0, 0.10) * (1 - _smoothstep(np.broadcast_to(depth, (rows, _PANEL)), 0.96, 1.0))
-    panel[:rows, :, 3] = 255 * fade
-    return panel
-
-
-def _mouth_panel(skin: Array) -> Array:
-    """The inside of a mouth, painted: float32 [128, 128, 4].
-
-    Rows 0..39 upper teeth, 40..71 lower teeth, 72..95 tongue, 96..127 cavity (left: its middle, right: its rim).
-    """
-    panel = np.full((_PANEL, _PANEL, 4), 255.0, np.float32)
-    light = float(np.clip(skin.mean() * 1.5, 0.35, 1.0))
-    # The light that falls on the skin falls on the teeth: a third of the skin's tint goes into the enamel.
-    tint = (skin / skin.mean()) ** 0.35
-    x = np.linspace(-1, 1, _PANEL, dtype=np.float32)
-    enamel = np.array([240, 232, 216], np.float32) * light * tint
-
-    def teeth(rows: int, edges: Array, *, up: bool) -> Array:
-        y = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
-        y = 1 - y if not up else y  # 0 at the gum, 1 at the biting edge
-        distance = np.abs(x[:, None] - np.concatenate([-edges, [0], edges])[None]).min(1)
-        gaps = 1 - 0.22 * np.exp(-((distance / 0.022) ** 2))
-        roundness = 1 - 0.45 * np.abs(x) ** 2.2
-        gum = _smoothstep(np.broadcast_to(y, (rows, _PANEL)), 0.0, 0.3)
-        bright = gaps * roundness * (0.86 + 0.14 * y)
-        colour = enamel * bright[..., None]
-        return colour * gum[..., None] + (1 - gum[..., None]) * np.array([150, 82, 78], np.float32) * light
-
-    panel[0:40, :, :3] = teeth(40, np.array([0.24, 0.44, 0.64, 0.82], np.float32), up=True)
-    panel[40:72, :, :3] = teeth(32, np.array([0.16, 0.33, 0.52, 0.72, 0.9], np.float32), up=False) * 0.8
-    tongue = np.array([165, 84, 82], np.float32) * light
-    shade = (1 - 0.5 * x**2)[None, :, None] * np.linspace(0.55, 0.95, 24)[:, None, None]
-    panel[72:96, :, :3] = tongue * shade
-    dark, rim = np.array([38, 14, 14], np.float32) * light, np.array([96, 44, 42], np.float32) * light
-    ramp = _smoothstep(x, -1.0, 1.0)[None, :, None]
-    panel[96:128, :, :3] = dark * (1 - ramp) + rim * ramp
-    panel[..., :3] = cv2.GaussianBlur(panel[..., :3], (0, 0), 0.8)
-    return panel
-
-
-# ------------------------------------------------------------------------------------------------- drawing a frame
 
 
 class _Part(NamedTuple):
@@ -443,10 +128,12 @@ class _Pose(NamedTuple):
 def _draw(proxy: Proxy, driving: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One frame [3, 512, 512], its motion field [64, 64, 2] and occlusion [1, 64, 64]."""
     fitted = fit_similarity(driving, reference=proxy.points)
-    pose = _Pose(float(fitted.scale), fitted.rotation.astype(np.float32), fitted.translation.astype(np.float32))
+    pose = _Pose(
+        float(fitted.scale), fitted.rotation.astype(np.float32), fitted.translation.astype(np.float32)
+    )
     unposed = pose.backward(driving)  # the driving expression in the photo's own pose
     face, lids = unposed[:468].copy(), []
-    for eye in _EYES:
+    for eye in EYES:
         lids.append(_lid(proxy, eye, face, unposed, pose))
     surface = pose.forward(face)
     residual = unposed[topo.FACE_OVAL] - proxy.points[topo.FACE_OVAL]
@@ -460,11 +147,11 @@ def _draw(proxy: Proxy, driving: Array) -> tuple[torch.Tensor, torch.Tensor, tor
         proxy.triangles,
         np.ones(len(vertices), np.float32),
     )
-    inside = [_eyeball(proxy, eye, unposed, pose) for eye in _EYES] + _mouth(proxy, unposed, pose)
+    inside = [_eyeball(proxy, eye, unposed, pose) for eye in EYES] + _mouth(proxy, unposed, pose)
     return _compose(proxy, head, inside, lids)
 
 
-def _lid(proxy: Proxy, eye: _Eye, face: Array, unposed: Array, pose: _Pose) -> _Part:
+def _lid(proxy: Proxy, eye: Eye, face: Array, unposed: Array, pose: _Pose) -> _Part:
     """The lid that slides over an eye; `face`, in the photo's pose, keeps lid and fold where they were.
 
     Skin, brows and glasses around an eye rest while it blinks: only the part of a lid's motion that opens
@@ -482,12 +169,12 @@ def _lid(proxy: Proxy, eye: _Eye, face: Array, unposed: Array, pose: _Pose) -> _
     sinking = np.maximum((unposed[eye.fold, :2] - source[eye.fold, :2]) @ down, 0)
     face[eye.fold, :2] -= 0.8 * np.minimum(sinking, closing)[:, None] * down
 
-    # Nine columns from corner to corner; rows: above the old lash line, along it, half way, the new edge, its lashes.
+    # Nine columns from corner to corner; rows: above the old lash line, along it, half way, new edge, lashes.
     edge = np.concatenate([[eye.outer], eye.upper, [eye.inner]])
     start = source[edge].copy()
     start[1:-1] += face[eye.upper] - source[eye.upper]  # a lid that rises takes its edge along
     fall = np.concatenate([[0], closing, [0]])
-    hidden = _smoothstep(fall, 0.01 * span, 0.06 * span)
+    hidden = smoothstep(fall, 0.01 * span, 0.06 * span)
     lift = 0.10 * span * hidden
     rows = []
     for above, along in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (-0.25, 1.0)):
@@ -496,38 +183,51 @@ def _lid(proxy: Proxy, eye: _Eye, face: Array, unposed: Array, pose: _Pose) -> _
         row[:, 2] -= 0.02 * span
         rows.append(row)
     vertices = pose.forward(np.concatenate(rows))
-    columns = np.linspace(2, _PANEL - 3, len(edge))
+    columns = np.linspace(2, PANEL - 3, len(edge))
     top, bottom = eye.lid_rows
     v = top + (bottom - top - 1) * np.array([0.0, 0.17, 0.5, 0.88, 1.0])
-    uv = _panel_uv(_LID_PANEL, columns[None], v[:, None])
+    uv = _panel_uv(LID_PANEL, columns[None], v[:, None])
     shade = np.tile(hidden, 5).astype(np.float32)  # used as opacity: an open lid draws nothing
     return _Part(vertices, uv, np.concatenate(rows)[:, :2], _sheet(5, len(edge)), shade)
 
 
-def _eyeball(proxy: Proxy, eye: _Eye, unposed: Array, pose: _Pose) -> _Part:
+def _eyeball(proxy: Proxy, eye: Eye, unposed: Array, pose: _Pose) -> _Part:
     """The eye behind its opening; the iris follows the gaze, the corners rest."""
     source = proxy.points
-    ring = source[_eye_ring(eye)]
+    ring = source[eye_ring(eye)]
     centre, span = ring.mean(0), float(np.linalg.norm(source[eye.inner, :2] - source[eye.outer, :2]))
     ticks = np.linspace(-0.75, 0.75, 15) * span
     x, y = (axis.reshape(-1) for axis in np.meshgrid(ticks, ticks * 0.7))
-    rest = np.stack([centre[0] + x, centre[1] + y, np.full_like(x, centre[2] + 0.1 * span)], -1).astype(np.float32)
+    rest = np.stack([centre[0] + x, centre[1] + y, np.full_like(x, centre[2] + 0.1 * span)], -1).astype(
+        np.float32
+    )
     gaze = unposed[eye.iris, :2] - source[eye.iris, :2]
     gaze = gaze * min(1.0, 0.3 * span / (np.linalg.norm(gaze) + 1e-6))
     iris = source[eye.iris + 1 : eye.iris + 5, :2]
     radius = max(float(np.linalg.norm(iris - source[eye.iris, :2], axis=1).mean()), 0.12 * span)
     distance = np.linalg.norm(rest[:, :2] - source[eye.iris, :2], axis=1)
     moved = rest.copy()
-    moved[:, :2] += (1 - _smoothstep(distance, 1.1 * radius, 3.2 * radius))[:, None] * gaze
-    uv = rest[:, :2] - _panel_origin(source, eye) + np.array(eye.panel)
-    return _Part(pose.forward(moved), uv.astype(np.float32), rest[:, :2], _sheet(15, 15), np.ones(len(rest), np.float32))
+    moved[:, :2] += (1 - smoothstep(distance, 1.1 * radius, 3.2 * radius))[:, None] * gaze
+    uv = rest[:, :2] - panel_origin(source, eye) + np.array(eye.panel)
+    return _Part(
+        pose.forward(moved),
+        uv.astype(np.float32),
+        rest[:, :2],
+        _sheet(15, 15),
+        np.ones(len(rest), np.float32),
+    )
 
 
 def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
     """Cavity, tongue, lower and upper teeth, back to front; each seen only through the lips' opening."""
     source = proxy.points
     ring_index = np.concatenate(
-        [[topo.RIGHT_INNER_MOUTH_CORNER], topo.INNER_UPPER_LIP, [topo.LEFT_INNER_MOUTH_CORNER], topo.INNER_LOWER_LIP[::-1]]
+        [
+            [topo.RIGHT_INNER_MOUTH_CORNER],
+            topo.INNER_UPPER_LIP,
+            [topo.LEFT_INNER_MOUTH_CORNER],
+            topo.INNER_LOWER_LIP[::-1],
+        ]
     )
     ring, rest = unposed[ring_index], source[ring_index]
     width = float(np.linalg.norm(source[topo.LEFT_MOUTH_CORNER] - source[topo.RIGHT_MOUTH_CORNER]))
@@ -542,7 +242,9 @@ def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
 
     def place(across: Array, along: Array, depth: Array, anchor: Array) -> Array:
         """Points given in mouth widths from an anchor, in the photo's pose."""
-        across, along, depth = (np.asarray(v, np.float32).reshape(-1) for v in np.broadcast_arrays(across, along, depth))
+        across, along, depth = (
+            np.asarray(v, np.float32).reshape(-1) for v in np.broadcast_arrays(across, along, depth)
+        )
         xy = anchor[:2] + width * (across[:, None] * right + along[:, None] * down)
         return np.concatenate([xy, (anchor[2] + width * depth)[:, None]], 1).astype(np.float32)
 
@@ -551,25 +253,48 @@ def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
     grown = middle + (ring - middle) * 1.3
     cavity = np.concatenate([grown, middle])
     cavity[:, 2] += 0.6 * width
-    rim = np.concatenate([np.full(len(grown), _PANEL - 4.0), [4.0]])
+    rim = np.concatenate([np.full(len(grown), PANEL - 4.0), [4.0]])
     source_xy = np.concatenate([rest, rest.mean(0, keepdims=True)])[:, :2]
     shade = np.full(len(cavity), 0.75 + 0.25 * openness, np.float32)
-    parts.append(_Part(pose.forward(cavity), _panel_uv(_MOUTH_PANEL, rim, 112.0), source_xy, _fan(len(grown)), shade))
+    parts.append(
+        _Part(pose.forward(cavity), _panel_uv(MOUTH_PANEL, rim, 112.0), source_xy, _fan(len(grown)), shade)
+    )
 
     # The jaw carries tongue and lower teeth: their anchor is the lower lip.
     jaw = unposed[14].copy()
     arch = np.linspace(-1, 1, 13)[None]
-    columns = (arch + 1) / 2 * (_PANEL - 9) + 4
+    columns = (arch + 1) / 2 * (PANEL - 9) + 4
     dim = (0.62 + 0.38 * min(1.0, 2.5 * openness)) * (1 - 0.3 * np.abs(arch) ** 2)
 
-    def strip(anchor: Array, *, half: float, top: float, bottom: float, depth: float, bow: float, rows: tuple[int, int], light: float) -> None:
+    def strip(
+        anchor: Array,
+        *,
+        half: float,
+        top: float,
+        bottom: float,
+        depth: float,
+        bow: float,
+        rows: tuple[int, int],
+        light: float,
+    ) -> None:
         along = np.array([[top], [bottom]]) + bow * arch**2
-        vertices = place(np.repeat(half * arch, 2, 0), along, depth + 0.18 * np.repeat(arch, 2, 0) ** 2, anchor)
-        uv = _panel_uv(_MOUTH_PANEL, np.repeat(columns, 2, 0), np.array([[rows[0] + 1.0], [rows[1] - 2.0]]))
+        vertices = place(
+            np.repeat(half * arch, 2, 0), along, depth + 0.18 * np.repeat(arch, 2, 0) ** 2, anchor
+        )
+        uv = _panel_uv(MOUTH_PANEL, np.repeat(columns, 2, 0), np.array([[rows[0] + 1.0], [rows[1] - 2.0]]))
         lit = (light * np.repeat(dim, 2, 0)).reshape(-1).astype(np.float32)
         parts.append(_Part(pose.forward(vertices), uv, vertices[:, :2], _sheet(2, 13), lit))
 
-    strip(jaw, half=0.30, top=-0.11 * openness - 0.01, bottom=0.12, depth=0.30, bow=0.05, rows=(72, 96), light=0.85)
+    strip(
+        jaw,
+        half=0.30,
+        top=-0.11 * openness - 0.01,
+        bottom=0.12,
+        depth=0.30,
+        bow=0.05,
+        rows=(72, 96),
+        light=0.85,
+    )
     strip(jaw, half=0.30, top=-0.035, bottom=0.14, depth=0.16, bow=-0.05, rows=(40, 72), light=0.75)
     if proxy.open_mouth:
         # The photo's own teeth, carried by the skull; lips close over them and a wider mouth widens them a
@@ -581,11 +306,13 @@ def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
         drawn[:, :2] += (np.clip(1.02 * stretch, 1, 1.4) - 1) * across[:, None] * right
         gaping = float(np.linalg.norm(source[13] - source[14])) / width
         along = np.concatenate([np.zeros(10), [0], np.ones(9), [0.5]])[:, None]
-        gaping = float(_smoothstep(np.float32(gaping), 0.2, 0.4)) * along
+        gaping = float(smoothstep(np.float32(gaping), 0.2, 0.4)) * along
         moved = np.concatenate([ring, ring.mean(0, keepdims=True)])
         drawn = (drawn + gaping * (moved - drawn)).astype(np.float32)
         drawn[:, 2] += 0.08 * width
-        parts.append(_Part(pose.forward(drawn), own[:, :2], own[:, :2], _fan(len(rest)), np.ones(len(own), np.float32)))
+        parts.append(
+            _Part(pose.forward(drawn), own[:, :2], own[:, :2], _fan(len(rest)), np.ones(len(own), np.float32))
+        )
     else:
         strip(upper_lip, half=0.36, top=-0.12, bottom=0.07, depth=0.12, bow=-0.045, rows=(0, 40), light=1.0)
     return parts
@@ -612,7 +339,9 @@ def _merge(parts: list[_Part], device: torch.device) -> tuple[torch.Tensor, torc
     )
 
 
-def _compose(proxy: Proxy, head: _Part, inside: list[_Part], lids: list[_Part]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _compose(
+    proxy: Proxy, head: _Part, inside: list[_Part], lids: list[_Part]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Background, then the head, what shows through its holes, and the lids."""
     device = proxy.atlas.device
     vertices, triangles, attributes = _merge([head], device)
@@ -620,7 +349,9 @@ def _compose(proxy: Proxy, head: _Part, inside: list[_Part], lids: list[_Part]) 
     covered = front.covered
     ticks = torch.arange(SIZE, device=device, dtype=torch.float32)
     identity = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
-    position = torch.where(covered[..., None], front.interpolate(triangles, attributes[:, :2].contiguous()), identity)
+    position = torch.where(
+        covered[..., None], front.interpolate(triangles, attributes[:, :2].contiguous()), identity
+    )
 
     sampled = _sample(proxy.atlas, position)
     colour, opacity = sampled[:3], sampled[3]
@@ -653,7 +384,7 @@ def _show_through(
     proxy: Proxy, parts: list[_Part], covered: torch.Tensor, frame: torch.Tensor, position: torch.Tensor,
     visible: torch.Tensor,
 ) -> None:  # fmt: skip
-    """Eyeballs or mouth in place where the head leaves a hole; drawn at twice the resolution for clean edges."""
+    """Eyeballs or mouth in place where the head leaves a hole; drawn at twice the size for clean edges."""
     vertices, triangles, attributes = _merge(parts, covered.device)
     place = _box(vertices)
     if place is None:
@@ -667,11 +398,14 @@ def _show_through(
     painted = _sample(proxy.atlas, through[..., :2])[:3] * through[..., 4]
     filled = behind.covered.float()[None]
     painted, filled, source = (
-        F.avg_pool2d(values[None], 2)[0] for values in (painted * filled, filled, through[..., 2:4].permute(2, 0, 1))
+        F.avg_pool2d(values[None], 2)[0]
+        for values in (painted * filled, filled, through[..., 2:4].permute(2, 0, 1))
     )
     painted = painted / filled.clamp_min(0.25)
     # A soft edge: the share of head among the nine pixels around, where there is something behind.
-    share = F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0] * covered[box]
+    share = (
+        F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0] * covered[box]
+    )
     share = torch.where(filled[0] > 0.9, share, torch.ones_like(share))
     patch = (slice(None), *box)
     frame[patch] = share * frame[patch] + (1 - share) * painted
@@ -681,7 +415,9 @@ def _show_through(
     visible[box] = torch.where(hole, torch.full_like(share, float(len(parts) == 1)), visible[box])
 
 
-def _lay_lid(proxy: Proxy, frame: torch.Tensor, visible: torch.Tensor, lid: _Part, depth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _lay_lid(
+    proxy: Proxy, frame: torch.Tensor, visible: torch.Tensor, lid: _Part, depth: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A lid over the frame, unless the nose stands before it."""
     if lid.shade.max() <= 0:
         return frame, visible
@@ -706,9 +442,11 @@ def _lay_lid(proxy: Proxy, frame: torch.Tensor, visible: torch.Tensor, lid: _Par
 
 def _coarse_motion(position: torch.Tensor, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions [512, 512, 2] in pixels → field [64, 64, 2] in crop coordinates and occlusion [1, 64, 64]."""
-    # Nine taps around each cell's centre; displacements are averaged, so that rounding the taps costs nothing.
+    # Nine taps around each cell's centre; displacements are averaged, so rounding the taps costs nothing.
     cells = torch.linspace(0, SIZE - 1, FIELD, device=position.device)
-    taps = (cells[:, None] + torch.tensor([-2.0, 0.0, 2.0], device=position.device)).round().clamp(0, SIZE - 1)
+    taps = (
+        (cells[:, None] + torch.tensor([-2.0, 0.0, 2.0], device=position.device)).round().clamp(0, SIZE - 1)
+    )
     index = taps.long().reshape(-1)
     own = torch.stack(torch.meshgrid(taps.reshape(-1), taps.reshape(-1), indexing="xy"), -1)
     moved = (position[index][:, index] - own).view(FIELD, 3, FIELD, 3, 2)
@@ -717,4 +455,4 @@ def _coarse_motion(position: torch.Tensor, visible: torch.Tensor) -> tuple[torch
     weight = torch.where(share[:, None, :, None] > 0, seen, torch.ones_like(seen))[..., None]
     displacement = (moved * weight).sum((1, 3)) / weight.sum((1, 3))
     centres = torch.stack(torch.meshgrid(cells, cells, indexing="xy"), -1)
-    return (centres + displacement) / _HALF - 1, share[None]
+    return (centres + displacement) / HALF - 1, share[None]

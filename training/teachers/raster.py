@@ -21,7 +21,7 @@ class Fragments(NamedTuple):
 
     @property
     def covered(self) -> torch.Tensor:
-        """bool [H, W]: True where a triangle lies."""
+        """Bool [H, W]: True where a triangle lies."""
         return self.depth < float("inf")
 
     def interpolate(self, triangles: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

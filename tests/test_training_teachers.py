@@ -1,0 +1,201 @@
+"""The rasteriser, the cut-out and the mesh teacher, on real portraits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.landmarks import Landmarker, Portrait, read_portrait
+from edge.library import showcase
+from edge.spec import FIELD, KEYPOINTS, SIZE
+from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_IRIS_CENTRE
+from training.teachers import Identity, load_teacher
+from training.teachers.matte import cut_out
+from training.teachers.mesh import MeshTeacher
+from training.teachers.proxy import to_pixels
+from training.teachers.raster import rasterise
+
+
+@pytest.fixture(scope="module")
+def hopper(portraits: dict[str, Path], landmark_model: Path) -> Portrait:
+    with Landmarker(landmark_model) as landmarker:
+        return read_portrait(portraits["grace_hopper"], landmarker=landmarker)
+
+
+@pytest.fixture(scope="module")
+def identity(hopper: Portrait) -> Identity:
+    image = torch.from_numpy(hopper.image).permute(2, 0, 1).float() / 255
+    return MeshTeacher().prepare(image, torch.from_numpy(hopper.landmarks))
+
+
+def poses(hopper: Portrait, *names: str) -> torch.Tensor:
+    known, landmarks = showcase(hopper.landmarks)
+    return torch.from_numpy(landmarks[[known.index(name) for name in names]].astype(np.float32))
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(-10 * torch.log10((a - b).square().mean()))
+
+
+def cross(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a[0] * b[1] - a[1] * b[0])
+
+
+def covers(triangle: np.ndarray, x: float, y: float) -> bool:
+    a, b, c = triangle
+    area = cross(b - a, c - a)
+    u = cross(np.array([x, y]) - a, c - a) / area
+    v = cross(b - a, np.array([x, y]) - a) / area
+    return bool(u >= 0 and v >= 0 and u + v <= 1)
+
+
+coordinate = st.floats(-4, 20, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=3))
+def test_one_triangle_covers_the_pixels_inside_it(corners):
+    triangle = np.array(corners, np.float64)
+    if abs(cross(triangle[1] - triangle[0], triangle[2] - triangle[0])) < 0.5:
+        return
+    vertices = torch.from_numpy(np.concatenate([triangle, np.zeros((3, 1))], 1)).float()
+    fragments = rasterise(vertices, torch.tensor([[0, 1, 2]]), height=16, width=16)
+    for y in range(16):
+        for x in range(16):
+            shrunk = triangle.mean(0) + (triangle - triangle.mean(0)) * (1 - 0.02)
+            grown = triangle.mean(0) + (triangle - triangle.mean(0)) * (1 + 0.02)
+            shown = bool(fragments.covered[y, x])
+            if covers(shrunk, x, y):
+                assert shown
+            if not covers(grown, x, y):
+                assert not shown
+
+
+def test_the_nearer_triangle_wins_whichever_way_it_is_wound():
+    square = [[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]]
+    vertices = torch.tensor([[*p, 5.0] for p in square] + [[*p, 1.0] for p in square])
+    triangles = torch.tensor([[0, 1, 2], [1, 3, 2], [4, 6, 5], [5, 6, 7]])
+    fragments = rasterise(vertices, triangles, height=10, width=10)
+    assert fragments.covered.all()
+    assert (fragments.triangle >= 2).all()
+    assert torch.allclose(fragments.depth, torch.ones(10, 10))
+
+
+def test_values_are_interpolated_linearly_over_a_triangle():
+    vertices = torch.tensor([[0.0, 0.0, 0.0], [15.0, 0.0, 0.0], [0.0, 15.0, 0.0]])
+    triangles = torch.tensor([[0, 1, 2]])
+    fragments = rasterise(vertices, triangles, height=16, width=16)
+    image = fragments.interpolate(triangles, vertices[:, :2].contiguous())
+    y, x = fragments.covered.nonzero().T
+    assert torch.allclose(image[y, x], torch.stack([x, y], 1).float(), atol=1e-4)
+    assert (image[~fragments.covered] == 0).all()
+
+
+def test_nothing_to_draw_is_an_empty_picture():
+    outside = torch.tensor([[-9.0, -9.0, 0.0], [-5.0, -9.0, 0.0], [-9.0, -5.0, 0.0]])
+    flat = torch.tensor([[0.0, 0.0, 0.0], [5.0, 5.0, 0.0], [9.0, 9.0, 0.0]])
+    for vertices in (outside, flat):
+        fragments = rasterise(vertices, torch.tensor([[0, 1, 2]]), height=8, width=8)
+        assert not fragments.covered.any()
+
+
+def test_the_cut_out_holds_the_face_and_leaves_the_corners(hopper):
+    points = to_pixels(hopper.landmarks)
+    layers = cut_out(hopper.image, points)
+    assert layers.matte.shape == (SIZE, SIZE)
+    assert layers.background.dtype == np.uint8
+    centre = points[:468, :2].mean(0).astype(int)
+    assert layers.matte[centre[1], centre[0]] == 1
+    assert layers.matte[4, 4] == 0
+    assert (layers.background[layers.matte == 0] == hopper.image[layers.matte == 0]).mean() > 0.9
+
+
+def test_the_photo_comes_back_in_its_own_pose(hopper, identity):
+    rendering = MeshTeacher().render(identity, identity.source_landmarks[None])
+    assert psnr(rendering.frames[0], identity.source_image) > 45
+    ticks = torch.linspace(-1, 1, FIELD)
+    grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
+    assert (rendering.motion_field[0] - grid).abs().max() < 0.01
+    assert rendering.occlusion.mean() > 0.98
+
+
+def test_shapes_and_ranges_are_as_promised(hopper, identity):
+    rendering = MeshTeacher().render(identity, poses(hopper, "yaw +30", "wide open", "blink"))
+    assert rendering.frames.shape == (3, 3, SIZE, SIZE)
+    assert rendering.keypoints.shape == (3, KEYPOINTS, 3)
+    assert rendering.motion_field.shape == (3, FIELD, FIELD, 2)
+    assert rendering.occlusion.shape == (3, 1, FIELD, FIELD)
+    for values in rendering:
+        assert values.dtype == torch.float32
+        assert torch.isfinite(values).all()
+    assert rendering.frames.min() >= 0
+    assert rendering.frames.max() <= 1
+    assert identity.appearance_volume.shape == (3, 1, SIZE, SIZE)
+
+
+def test_the_motion_field_carries_the_photo_to_the_frame(hopper, identity):
+    rendering = MeshTeacher().render(identity, poses(hopper, "yaw -15", "smile"))
+    field = F.interpolate(
+        rendering.motion_field.permute(0, 3, 1, 2), size=(SIZE, SIZE), mode="bilinear", align_corners=True
+    )
+    photo = identity.source_image[None].expand(2, -1, -1, -1)
+    warped = F.grid_sample(photo, field.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
+    seen = F.interpolate(rendering.occlusion, size=(SIZE, SIZE), mode="bilinear", align_corners=True) > 0.9
+    for index in range(2):
+        mask = seen[index].expand(3, -1, -1)
+        assert psnr(warped[index][mask], rendering.frames[index][mask]) > 30
+
+
+def test_the_driver_is_the_same_map_as_the_teachers_keypoints(hopper, identity):
+    teacher = MeshTeacher()
+    landmarks = poses(hopper, "yaw +30", "pitch -20", "pucker")
+    weight, bias = teacher.driver(identity)
+    keypoints = (landmarks.reshape(3, -1) @ weight.T + bias).reshape(3, KEYPOINTS, 2)
+    assert torch.allclose(keypoints, teacher.render(identity, landmarks).keypoints[..., :2], atol=1e-5)
+
+
+def test_keypoints_turn_rigidly_with_the_head(hopper, identity):
+    still = MeshTeacher().render(identity, identity.source_landmarks[None]).keypoints[0]
+    moved = MeshTeacher().render(identity, poses(hopper, "yaw +30")).keypoints[0]
+    before, after = torch.cdist(still, still), torch.cdist(moved, moved)
+    assert (before - after).abs().max() < 0.02
+
+
+def test_a_blink_hides_the_iris_and_spares_the_forehead(hopper, identity):
+    blink = MeshTeacher().render(identity, poses(hopper, "blink")).frames[0]
+    points = to_pixels(hopper.landmarks)
+    x, y = points[LEFT_IRIS_CENTRE, :2].round().astype(int)
+    iris = (slice(None), slice(y - 2, y + 3), slice(x - 2, x + 3))
+    assert blink[iris].mean() > identity.source_image[iris].mean() + 0.15
+    assert psnr(blink[:, :120], identity.source_image[:, :120]) > 45
+
+
+def test_an_open_mouth_is_a_cavity_and_not_stretched_lips(hopper, identity):
+    landmarks = poses(hopper, "wide open")
+    frame = MeshTeacher().render(identity, landmarks)
+    points = to_pixels(landmarks[0].numpy())
+    low, high = points[INNER_LOWER_LIP, :2].mean(0), points[INNER_UPPER_LIP, :2].mean(0)
+    x, y = (0.6 * low + 0.4 * high).round().astype(int)
+    inside = frame.frames[0, :, y - 3 : y + 4, x - 3 : x + 4].mean()
+    chin = frame.frames[0, :, int(low[1]) + 20, x].mean()
+    assert inside < 0.6 * chin
+    cell = (round(y * (FIELD - 1) / (SIZE - 1)), round(x * (FIELD - 1) / (SIZE - 1)))
+    assert frame.occlusion[0, 0, cell[0], cell[1]] < 0.5
+
+
+def test_the_far_side_does_not_fold(hopper, identity):
+    """At yaw 30 the field never reads backwards along a row, but for the one step over the face's edge."""
+    for name in ("yaw +30", "yaw -30"):
+        rendering = MeshTeacher().render(identity, poses(hopper, name))
+        rows = rendering.motion_field[0, 26:40, :, 0]
+        backwards = (rows.diff(dim=1) < -0.02).float().sum(1)
+        assert backwards.max() <= 4
+
+
+def test_an_unknown_teacher_is_named():
+    with pytest.raises(ValueError, match="no teacher 'nobody'"):
+        load_teacher("nobody")
