@@ -227,20 +227,35 @@ def _quantized(
 # -- The script ----------------------------------------------------------------------------------------------
 
 
-def random_student(gflops: float, seed: int = 0) -> Student:
-    """A student of seeded random weights, bound to a seeded blur: for speed and sizes before any training."""
+def random_student(gflops: float, *, seed: int = 0, landmarks: torch.Tensor | None = None) -> Student:
+    """A student of seeded random weights, bound to a seeded blur: for speed and sizes before any training.
+
+    Args:
+        gflops: the most that a frame may cost.
+        seed: of everything random.
+        landmarks: float32 [478, 3], the face; default: random points, which no motion library can move.
+    """
     torch.manual_seed(seed)
-    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (SIZE, SIZE), mode="bicubic").clamp(
+    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (SIZE, SIZE), mode="bicubic")[0].clamp(
         0, 1
-    )[0]
-    landmarks = torch.rand(LANDMARKS, 3) * 1.2 - 0.6
-    identity = Identity(photo, landmarks, torch.rand(KEYPOINTS, 3) - 0.5, photo[:, None])
-    student = Student(student_config(gflops)).bind(identity)
-    with torch.no_grad():  # Layers that start at zero would be folded away.
+    )
+    if landmarks is None:
+        landmarks = torch.rand(LANDMARKS, 3) * 1.2 - 0.6
+    keypoints = landmarks[torch.from_numpy(LOCAL[:KEYPOINTS])]
+    student = Student(student_config(gflops)).bind(Identity(photo, landmarks, keypoints, photo[:, None]))
+    with torch.no_grad():  # Layers that start at zero would be folded away, and animate nothing.
         for parameter in student.parameters():
             if not parameter.any():
                 parameter.normal_(std=0.02)
     return student.eval()
+
+
+def random_driver() -> tuple[torch.Tensor, torch.Tensor]:
+    """A driver of the right form for `random_student`: its keypoints are landmarks."""
+    weight = torch.zeros(KEYPOINTS, 2, LANDMARKS, 3)
+    for index, landmark in enumerate(LOCAL[:KEYPOINTS]):
+        weight[index, [0, 1], int(landmark), [0, 1]] = 1
+    return weight.reshape(2 * KEYPOINTS, -1), torch.zeros(2 * KEYPOINTS)
 
 
 def random_driving(student: Student, frames: int, seed: int) -> Driving:
@@ -263,14 +278,6 @@ def _driving_of(folder: Path, name: str) -> Driving | None:
     except (OSError, ValueError):
         return None
     return Driving(*arrays)
-
-
-def _random_driver() -> tuple[torch.Tensor, torch.Tensor]:
-    """Keypoints that are landmarks: a driver of the right form."""
-    weight = torch.zeros(KEYPOINTS, 2, LANDMARKS, 3)
-    for index in range(KEYPOINTS):
-        weight[index, [0, 1], int(LOCAL[index]), [0, 1]] = 1
-    return weight.reshape(2 * KEYPOINTS, -1), torch.zeros(2 * KEYPOINTS)
 
 
 def _arguments() -> argparse.Namespace:
@@ -311,10 +318,10 @@ def main() -> int:
         gflops = arguments.gflops or TIERS[arguments.tier]
         student = random_student(gflops)
         print(
-            f"No checkpoint: seeded random weights, {gflops:g} GFLOPs; speed and sizes are valid, pictures not."
+            f"No checkpoint: random weights, {gflops:g} GFLOPs; speed and sizes are valid, pictures are not."
         )
         calibration, held_out = (random_driving(student, 64, seed) for seed in (1, 2))
-        driver: tuple[torch.Tensor, torch.Tensor] | None = _random_driver()
+        driver: tuple[torch.Tensor, torch.Tensor] | None = random_driver()
     else:
         path = arguments.checkpoint
         folder = path if path.is_dir() else path.parent

@@ -66,6 +66,10 @@ class CheckReport:
         """Every gate was met."""
         return self.driver_error <= DRIVER_TOLERANCE and all(row.passed for row in self.rows)
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values, rows as objects."""
+        return {**self.__dict__, "rows": [row._asdict() for row in self.rows], "passed": self.passed}
+
 
 def psnr_db(expected: npt.NDArray[Any], got: npt.NDArray[Any], *, peak: float) -> float:
     """Peak signal to noise ratio of one frame.
@@ -117,6 +121,22 @@ def check(bundle: str | os.PathLike[str]) -> CheckReport:
             passed = mean_db >= gate.mean_db and worst_db >= gate.worst_db
             rows.append(CheckRow(runtime, precision, mean_db, worst_db, gate.mean_db, passed))
     return CheckReport(manifest.name, len(manifest.files), driver_error, tuple(rows))
+
+
+def report(result: CheckReport) -> str:
+    """The findings for reading, the verdict last."""
+    lines = [f"{result.name}: {result.files} files, all as the manifest says"]
+    close = "agrees" if result.driver_error <= DRIVER_TOLERANCE else "FAILED"
+    lines.append(f"driver: {close}, largest error {result.driver_error:.1e} of the crop's half")
+    for row in result.rows:
+        verdict = "passed" if row.passed else "FAILED"
+        lines.append(
+            f"{row.runtime:6} {row.precision}: {row.mean_db:.1f} dB mean, {row.worst_db:.1f} dB worst, "
+            f"{row.required_db:.0f} dB required: {verdict}"
+        )
+    return "\n".join(
+        [*lines, "passed" if result.passed else "FAILED: do not ship this avatar; make it again."]
+    )
 
 
 def _known(precision: str) -> Precision:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge.errors import MissingRuntimeError
@@ -33,3 +34,83 @@ def portraits() -> dict[str, Path]:
         "grace_hopper": Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg",
         "astronaut": Path(skimage.__file__).parent / "data" / "astronaut.png",
     }
+
+
+@pytest.fixture(scope="session")
+def faces() -> np.ndarray:
+    """Landmarks of the two portraits, float32 [2, 478, 3]; made by golden/make_faces.py."""
+    return np.fromfile(Path(__file__).parent / "golden" / "faces.f32", "<f4").reshape(2, 478, 3)
+
+
+@pytest.fixture(scope="session")
+def random_student(faces):
+    """A small student of random weights, bound to a blur and a real face."""
+    import torch
+
+    from converters.to_onnx import random_student
+    from training.config import TIERS
+
+    return random_student(TIERS["nano"], landmarks=torch.from_numpy(faces[0]))
+
+
+@pytest.fixture(scope="session")
+def driving(faces):
+    """How the first face moves: held-out landmarks [T, 478, 3], then calibration and held-out `Driving`."""
+    from converters.student_graph import Driving
+    from edge.library import held_out_seed, procedural_track, train_seed
+    from edge.spec import KEYPOINTS
+    from edge.topology import LOCAL
+
+    tracks = [
+        procedural_track(faces[0], seed=seed, seconds=2.0) for seed in (train_seed(0), held_out_seed(0))
+    ]
+    local = [track.landmarks[:, LOCAL, :2].astype(np.float32) for track in tracks]
+    calibration, held_out = (Driving(points[:, :KEYPOINTS].copy(), points) for points in local)
+    return tracks[1].landmarks.astype(np.float32), calibration, held_out
+
+
+@pytest.fixture(scope="session")
+def export(random_student, driving):
+    """The random student as verified ONNX graphs, fp32 and int8, and its driver."""
+    from converters.to_onnx import export_onnx, random_driver
+
+    _, calibration, held_out = driving
+    return export_onnx(random_student, random_driver(), calibration=calibration, held_out=held_out)
+
+
+@pytest.fixture(scope="session")
+def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> Path:
+    """A complete bundle of the random student. Read-only: tests that disturb it copy it first."""
+    import torch
+
+    from converters.student_graph import StudentGraph
+    from edge.bundle import BundleContents, write_bundle
+    from edge.spec import KEYPOINTS
+    from edge.topology import LOCAL
+    from training.flops import student_cost
+
+    landmarks = driving[0][4::12][:3]
+    local = landmarks[:, LOCAL, :2]
+    graph = StudentGraph(random_student)
+    frames = [graph(*(torch.from_numpy(a[None]) for a in (p[:KEYPOINTS].copy(), p)))[0][0] for p in local]
+    cost = student_cost(random_student.config)
+    contents = BundleContents(
+        name="random",
+        students={precision: student.model for precision, student in export.students.items()},
+        driver=export.driver,
+        thumbnail=np.zeros((32, 32, 3), np.uint8),
+        source_landmarks=faces[0],
+        source_keypoints=faces[0][LOCAL[:KEYPOINTS]],
+        golden_landmarks=landmarks,
+        golden_keypoints=local[:, :KEYPOINTS],
+        golden_local_landmarks=local,
+        golden_frames=(torch.stack(frames) * 255).round().byte().permute(0, 2, 3, 1).numpy(),
+        gmacs=cost.gmacs,
+        parameters=cost.parameters,
+        created_with="tests",
+        teacher="none",
+        parity=[student.parity for student in export.students.values()],
+    )
+    folder = tmp_path_factory.mktemp("bundle") / "random.avatar"
+    write_bundle(folder, contents)
+    return folder

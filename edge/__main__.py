@@ -1,0 +1,225 @@
+"""The command line of the runtime: `python -m edge animate|track|bench|check …`; it needs no torch.
+
+`superface` offers the same verbs: it takes them from `add_commands`, so that a flag is written once.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from edge.avatar import Avatar, Precision, Runtime
+from edge.errors import InputError, SuperFaceError
+
+TRACK_SUFFIX = ".npz"
+PROCEDURAL_SECONDS = 8.0
+
+
+def add_commands(verbs: Any) -> None:
+    """Add animate, track, bench and check to `add_subparsers()`; each sets `run`: arguments → exit code."""
+    _add_animate(verbs.add_parser("animate", help="make an avatar follow a video or a landmark track"))
+    _add_track(verbs.add_parser("track", help="turn a video into a landmark track"))
+    _add_bench(verbs.add_parser("bench", help="measure an avatar's speed and memory on this machine"))
+    _add_check(verbs.add_parser("check", help="verify an avatar's files, golden frames and parity"))
+
+
+def run_safely(command: Callable[[], int]) -> int:
+    """The exit code of a command: its own, 2 with one sentence for a user's mistake, 130 for Ctrl-C."""
+    try:
+        return command()
+    except SuperFaceError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; nothing half-written was left.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as `head` has; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m edge", description="Drive, measure and check avatars.")
+    add_commands(parser.add_subparsers(required=True, metavar="animate|track|bench|check"))
+    parsed = parser.parse_args(arguments)
+    return run_safely(lambda: int(parsed.run(parsed)))
+
+
+# -- animate -------------------------------------------------------------------------------------------------
+
+
+def _add_animate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_animate)
+    parser.add_argument("avatar", type=Path, help="the folder NAME.avatar")
+    parser.add_argument(
+        "--driving", type=Path, help="a video, or a track (.npz); default: a procedural motion"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="video to write (default: NAME.mp4)")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="fp32", help="default: %(default)s"
+    )
+    parser.add_argument("--runtime", choices=get_args(Runtime), default="onnx", help="default: %(default)s")
+    parser.add_argument(
+        "--threads", type=int, help="threads for one frame (default: ONNX Runtime's own choice)"
+    )
+    parser.add_argument("--json", action="store_true", help="end with one JSON line instead of a sentence")
+
+
+def run_animate(arguments: argparse.Namespace) -> int:
+    """Write a video of the avatar moving as the driving video, track or procedural motion does."""
+    import numpy as np
+
+    from edge.motion import neutral_frame
+    from edge.track import load_track, track_video
+    from edge.video import VideoWriter
+
+    avatar = Avatar.load(
+        arguments.avatar,
+        runtime=arguments.runtime,
+        precision=arguments.precision,
+        threads=arguments.threads,
+    )
+    driving: Path | None = arguments.driving
+    if driving is None:
+        from edge.library import held_out_seed, procedural_track
+
+        track = procedural_track(
+            avatar.source_landmarks, seed=held_out_seed(0), seconds=PROCEDURAL_SECONDS, style="speech"
+        )
+        poses = track.landmarks
+    else:
+        track = load_track(driving) if driving.suffix == TRACK_SUFFIX else track_video(driving)
+        neutral = track.landmarks[neutral_frame(track.landmarks, track.fps)]
+        poses = np.asarray(avatar.retargeter(neutral)(track.landmarks), np.float32)
+    for note in track.notes:
+        print(note, file=sys.stderr)
+
+    output = arguments.output or Path(f"{avatar.manifest.name}.mp4")
+    times_ms = []
+    clip = driving if driving is not None and driving.suffix != TRACK_SUFFIX else None
+    with VideoWriter(output, track.fps, sound=clip, sound_start_s=track.start_s) as writer:
+        for pose in _progress(poses, "frames"):
+            begun = time.perf_counter()
+            frame = avatar.animate(pose)
+            times_ms.append((time.perf_counter() - begun) * 1000)
+            writer.write(frame)
+    median_ms = float(np.median(times_ms))
+    result = {
+        "output": str(output),
+        "frames": len(times_ms),
+        "fps": track.fps,
+        "median_ms": round(median_ms, 2),
+        "runtime": arguments.runtime,
+        "precision": arguments.precision,
+    }
+    sentence = f"{output}: {len(times_ms)} frames, {median_ms:.1f} ms each. {avatar.manifest.synthetic_media}"
+    print(json.dumps(result) if arguments.json else sentence)
+    return 0
+
+
+# -- track ---------------------------------------------------------------------------------------------------
+
+
+def _add_track(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_track)
+    parser.add_argument("clip", type=Path, help="a video with one face")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="track to write (default: the clip's name with .npz)"
+    )
+    parser.add_argument("--json", action="store_true", help="end with one JSON line instead of a sentence")
+
+
+def run_track(arguments: argparse.Namespace) -> int:
+    """Write the landmarks of a video's face, frame by frame, as a track."""
+    from edge.track import save_track, track_video
+
+    output = arguments.output or arguments.clip.with_suffix(TRACK_SUFFIX)
+    if output.suffix != TRACK_SUFFIX:
+        raise InputError(f"A track is a {TRACK_SUFFIX} file, not {output.name}. Choose another output.")
+    track = track_video(arguments.clip)
+    written = save_track(track, output)
+    for note in track.notes:
+        print(note, file=sys.stderr)
+    found = int(track.detected.sum())
+    result = {"output": str(written), "frames": len(track), "detected": found, "fps": track.fps}
+    sentence = f"{written}: {len(track)} frames at {track.fps:g} per second, a face found in {found} of them."
+    print(json.dumps(result) if arguments.json else sentence)
+    return 0
+
+
+# -- bench ---------------------------------------------------------------------------------------------------
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_bench)
+    parser.add_argument("avatar", type=Path, help="the folder NAME.avatar")
+    parser.add_argument(
+        "--frames", type=int, default=60, help="counted frames per row (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="threads, one row each (default: 1 2)"
+    )
+    parser.add_argument("--numpy", action="store_true", help="measure the plain-numpy runtime as well")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Print an avatar's speed, memory and share of the machine's limit."""
+    from edge.bench import bench, table
+
+    runtimes: tuple[Runtime, ...] = ("onnx", "numpy") if arguments.numpy else ("onnx",)
+    result = bench(arguments.avatar, frames=arguments.frames, threads=arguments.threads, runtimes=runtimes)
+    print(json.dumps(result.as_json()) if arguments.json else table(result))
+    return 0
+
+
+# -- check ---------------------------------------------------------------------------------------------------
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_check)
+    parser.add_argument("avatar", type=Path, help="the folder NAME.avatar")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Print whether an avatar is whole and true; 0 if it is, 1 if a gate is missed."""
+    from edge.check import check, report
+
+    result = check(arguments.avatar)
+    print(json.dumps(result.as_json()) if arguments.json else report(result))
+    return 0 if result.passed else 1
+
+
+# -- What the verbs share ------------------------------------------------------------------------------------
+
+
+def _progress(items: Any, unit: str) -> Any:
+    """A progress bar on a terminal, plain lines elsewhere."""
+    from tqdm import tqdm
+
+    if sys.stderr.isatty():
+        return tqdm(items, unit=f" {unit}", file=sys.stderr)
+    return _lines(items, unit)
+
+
+def _lines(items: Any, unit: str) -> Any:
+    """The items, with a line at every fifth of the way."""
+    total, begun = len(items), time.monotonic()
+    step = max(1, math.ceil(total / 5))
+    for done, item in enumerate(items, 1):
+        yield item
+        if done % step == 0 or done == total:
+            left_s = (time.monotonic() - begun) * (total - done) / done
+            print(f"{done} of {total} {unit}, {left_s:.0f} s left", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""How fast an avatar is here, how much memory it takes, and what share of the machine's limit it reaches.
+
+Each setting (runtime, precision, threads) is measured in a process of its own, because threads are set once
+for a process and peak memory never goes down. In that same process, before and after the frames, a large
+fp32 matrix product shows what the machine can do at that moment with as many threads: times from different
+moments cannot be compared, and shares can.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from edge import bundle as bundles
+from edge.avatar import Avatar, Precision, Runtime
+from edge.errors import BundleError, InputError
+
+GEMM_SIZE = 1024
+GEMM_REPEATS = 6
+"""Products before and after the frames; the best one counts."""
+WARM_UP = 5
+"""Frames that are drawn and not counted."""
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+"""What the BLAS libraries that numpy may come with read their number of threads from."""
+
+
+class BenchRow(NamedTuple):
+    """One setting, measured."""
+
+    runtime: str
+    precision: str
+    threads: int
+    median_ms: float
+    """Landmarks to uint8 frame, driver included, as all times here."""
+    p90_ms: float
+    min_ms: float
+    first_ms: float
+    """The first frame after `Avatar.load`."""
+    load_ms: float
+    gflops_per_s: float
+    """The frame's arithmetic over its median time, in GFLOP/s."""
+    gemm_gflops_per_s: float
+    """The machine's fp32 limit in the same minute, with as many threads."""
+    share_of_peak: float
+    """Of the fp32 limit; int8 may pass 1."""
+    peak_rss_mb: float
+    """Of the whole process, Python included."""
+    extra_rss_mb: float
+    """Peak beyond Python with its runtime library at work on a graph of one node."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A bundle's speed on one machine."""
+
+    name: str
+    machine: str
+    frames: int
+    """Counted frames of each row."""
+    gmacs: float
+    gflops: float
+    parameters: int
+    file_mb: dict[str, float]
+    """Size of the graphs on disk."""
+    rows: tuple[BenchRow, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values, rows as objects."""
+        return {**self.__dict__, "rows": [row._asdict() for row in self.rows]}
+
+
+def bench(
+    bundle: str | os.PathLike[str],
+    *,
+    frames: int = 60,
+    threads: Sequence[int] = (1, 2),
+    runtimes: Sequence[Runtime] = ("onnx",),
+) -> Bench:
+    """Time an avatar at every precision that it has.
+
+    Args:
+        bundle: `NAME.avatar`.
+        frames: counted frames of each setting, after the warm-up.
+        threads: for one frame, each setting on its own.
+        runtimes: of "onnx" and "numpy".
+
+    Raises:
+        BundleError: when the bundle is damaged.
+        InputError: when a number makes no sense, or a measuring process dies.
+    """
+    if frames < 3 or not threads or min(threads) < 1:
+        raise InputError("A benchmark wants at least 3 frames and 1 thread.")
+    manifest = bundles.read_manifest(bundle)
+    bundles.verify_files(bundle, manifest)
+    rows = [
+        _row(bundle, manifest, runtime, precision, count, frames)
+        for runtime in runtimes
+        for precision in manifest.precisions
+        for count in threads
+    ]
+    graphs = [file for graph in manifest.graphs.values() for file in graph.files.values()]
+    return Bench(
+        name=manifest.name,
+        machine=machine(),
+        frames=frames,
+        gmacs=manifest.gmacs,
+        gflops=manifest.gflops,
+        parameters=manifest.parameters,
+        file_mb={file: manifest.files[file].bytes / 1e6 for file in graphs},
+        rows=tuple(rows),
+    )
+
+
+def machine() -> str:
+    """The conditions of a measurement in one line: processor, cores, system, versions."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # Not Linux, or an ARM kernel that does not say.
+    from importlib.metadata import version
+
+    return (
+        f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, onnxruntime {version('onnxruntime')}, numpy {np.__version__}"
+    )
+
+
+def table(result: Bench) -> str:
+    """A benchmark for reading: one line for each setting."""
+    lines = [
+        f"{result.name}: {result.gmacs:.2f} GMACs = {result.gflops:.2f} GFLOPs a frame, "
+        f"{result.parameters / 1e6:.2f} M parameters",
+        ", ".join(f"{file} {size:.2f} MB" for file, size in result.file_mb.items()),
+        result.machine,
+        f"{result.frames} frames each, after {WARM_UP} to warm up; times in ms, landmarks to frame",
+        "",
+        f"{'runtime':8}{'precision':>10}{'threads':>9}{'median':>9}{'p90':>8}{'min':>8}{'first':>8}{'fps':>7}"
+        f"{'GFLOP/s':>9}{'of GEMM':>9}{'peak MB':>9}{'extra MB':>10}",
+    ]
+    for row in result.rows:
+        lines.append(
+            f"{row.runtime:8}{row.precision:>10}{row.threads:>9}{row.median_ms:>9.1f}{row.p90_ms:>8.1f}"
+            f"{row.min_ms:>8.1f}{row.first_ms:>8.1f}{1000 / row.median_ms:>7.0f}{row.gflops_per_s:>9.0f}"
+            f"{row.share_of_peak:>8.0%} {row.peak_rss_mb:>8.0f}{row.extra_rss_mb:>10.0f}"
+        )
+    return "\n".join(lines)
+
+
+def _row(
+    bundle: str | os.PathLike[str],
+    manifest: bundles.Manifest,
+    runtime: str,
+    precision: str,
+    threads: int,
+    frames: int,
+) -> BenchRow:
+    """Start a fresh process for one setting and read its figures."""
+    environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    root = str(Path(__file__).parents[1])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "edge.bench", os.path.abspath(bundle), runtime, precision, str(threads)]
+    done = subprocess.run(
+        [*command, str(frames)], env=environment, capture_output=True, text=True, check=False
+    )
+    try:
+        figures = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]
+        raise InputError(f"Measuring {runtime} {precision} failed: {reason}.") from error
+    speed = manifest.gflops / figures["median_ms"] * 1000
+    return BenchRow(
+        runtime,
+        precision,
+        threads,
+        gflops_per_s=speed,
+        share_of_peak=speed / figures["gemm_gflops_per_s"],
+        **figures,
+    )
+
+
+def _measure(
+    bundle: str, runtime: Runtime, precision: Precision, threads: int, frames: int
+) -> dict[str, float]:
+    """In the fresh process: memory first, then frames between two looks at the machine's limit."""
+    idle_mb = _runtime_alone_mb(bundle)
+    begun = time.perf_counter()
+    avatar = Avatar.load(bundle, runtime=runtime, precision=precision, threads=threads)
+    load_ms = (time.perf_counter() - begun) * 1000
+    poses = bundles.read_array(bundle, avatar.manifest, "golden/landmarks.f32")
+    times_ms = []
+    for index in range(1 + WARM_UP + frames):
+        begun = time.perf_counter()
+        avatar.animate(poses[index % len(poses)])
+        times_ms.append((time.perf_counter() - begun) * 1000)
+        if index == WARM_UP:
+            gemm = _gemm_gflops_per_s()
+            # The product's matrices are not the avatar's: its memory was read before them.
+        elif index < WARM_UP:
+            peak_mb = _peak_mb()
+    counted = times_ms[1 + WARM_UP :]
+    return {
+        "median_ms": float(np.median(counted)),
+        "p90_ms": float(np.quantile(counted, 0.9)),
+        "min_ms": min(counted),
+        "first_ms": times_ms[0],
+        "load_ms": load_ms,
+        "gemm_gflops_per_s": max(gemm, _gemm_gflops_per_s()),
+        "peak_rss_mb": peak_mb,
+        "extra_rss_mb": peak_mb - idle_mb,
+    }
+
+
+def _runtime_alone_mb(bundle: str) -> float:
+    """Peak memory of Python, numpy and ONNX Runtime at work on the driver, a graph of one small product."""
+    import onnxruntime
+
+    manifest = bundles.read_manifest(bundle)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    path = Path(bundle, manifest.graphs["driver"].files["fp32"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session.run(None, {"landmarks": np.zeros(session.get_inputs()[0].shape, np.float32)})
+    return _peak_mb()
+
+
+def _peak_mb() -> float:
+    """The most memory that this process has held."""
+    try:
+        # Linux hands the parent's peak down in ru_maxrss; this field starts anew with the program.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        import resource  # Not on Windows, which has neither.
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _gemm_gflops_per_s() -> float:
+    """What a large fp32 matrix product reaches right now: the nearest thing to the machine's limit."""
+    left, right = np.random.default_rng(0).standard_normal((2, GEMM_SIZE, GEMM_SIZE), dtype=np.float32)
+    seconds = []
+    for _ in range(GEMM_REPEATS):
+        begun = time.perf_counter()
+        left @ right
+        seconds.append(time.perf_counter() - begun)
+    return 2 * GEMM_SIZE**3 / 1e9 / min(seconds)
+
+
+if __name__ == "__main__":
+    _, _bundle, _runtime, _precision, _threads, _frames = sys.argv
+    try:
+        print(
+            json.dumps(
+                _measure(
+                    _bundle, cast(Runtime, _runtime), cast(Precision, _precision), int(_threads), int(_frames)
+                )
+            )
+        )
+    except (BundleError, InputError) as _error:
+        sys.exit(str(_error))
