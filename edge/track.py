@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from edge.errors import InputError, SpecError
 from edge.landmarks import Landmarker, confirmed, find_faces
 from edge.preprocess import Crop, crop_image, face_crop, face_height, from_crop, to_crop
 from edge.spec import SIZE
-from edge.topology import LANDMARKS
+from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS
 from edge.video import Clip, read_video
 
 TRACK_FORMAT = 1
@@ -42,6 +43,12 @@ GAP_S = 0.4
 
 SHORTEST_S = 1.0
 """Shortest stretch that is worth driving with, where the clip had more."""
+
+MOST_FACES = 4
+"""Most faces looked for in a clip."""
+
+TREMBLE = 0.002
+"""How far a landmark trembles between frames while nothing moves, in face heights."""
 
 CUT_SHIFT = 0.5
 """A face that jumps this far between two frames (in face heights) is another shot."""
@@ -261,12 +268,13 @@ def track_video(path: str | Path, *, landmarker: Landmarker | None = None, progr
     """The landmarks of a clip's face, frame by frame, in the coordinates of one fixed crop.
 
     Where no face is found for up to `GAP_S` seconds, the landmarks are bridged. A longer gap, or a cut, ends
-    a stretch; the longest one is kept, and a note says which. Landmarks are as MediaPipe's video mode gives
-    them, which calms them lightly for a single face; nothing is smoothed on top, so lips still close.
+    a stretch; the longest one is kept, and a note says which. Trembling is calmed without delay (`calm`).
+    MediaPipe smooths by itself where it looks for one face only, and takes 7 to 14 % of the lips' movement
+    with it; so it is asked for several, and the one that was largest at first is followed.
 
     Args:
         path: the clip.
-        landmarker: one in video mode that sees one clip after another; else one is made.
+        landmarker: one with video=True and max_faces > 1, for one clip after another; else one is made.
         progress: show how far it is: a bar on a terminal, lines elsewhere (standard error).
 
     Raises:
@@ -276,7 +284,7 @@ def track_video(path: str | Path, *, landmarker: Landmarker | None = None, progr
     path = Path(path)
     clip = read_video(path)
     with ExitStack() as stack:
-        finder = landmarker or stack.enter_context(Landmarker(video=True, max_faces=1))
+        finder = landmarker or stack.enter_context(Landmarker(video=True, max_faces=MOST_FACES))
         if not finder.video:
             raise SpecError("track_video wants a Landmarker made with video=True.")
         notes: list[str] = []
@@ -314,6 +322,7 @@ def track_video(path: str | Path, *, landmarker: Landmarker | None = None, progr
         )
     kept = [s.landmarks_px for s in sightings[best.start : best.stop]]
     landmarks_px, detected = bridge(kept)
+    landmarks_px = calm(landmarks_px)
     if missing := int((~detected).sum()):
         notes.append(f"{missing} of {frames} frames showed no face; short gaps were bridged.")
     crop = face_crop(np.median(landmarks_px, axis=0), size)
@@ -338,7 +347,8 @@ def _sight(
     """
     window: Crop | None = None
     searcher: Landmarker | None = None
-    next_search = 0
+    last: NDArray[np.float32] | None = None
+    next_search = crowd = 0
     with ExitStack() as stack:
         for number, image in enumerate(_shown(clip, progress)):
             step_ms = None if number == 0 else round(1000 / clip.fps)
@@ -351,8 +361,20 @@ def _sight(
                     near = face_crop(found[0], (image.shape[1], image.shape[0]))
                     window = Crop(near.x - near.size / 2, near.y - near.size / 2, 2 * near.size)
                     faces = found
+            if faces:
+                last = faces[0] if last is None else min(faces, key=partial(_apart, last))
+                crowd += len(faces) > 1
             thumbnail = Image.fromarray(image).convert("L").resize((32, 32), Image.Resampling.BOX)
-            yield image, _Sighting(faces[0] if faces else None, np.asarray(thumbnail, dtype=np.float32))
+            yield image, _Sighting(last if faces else None, np.asarray(thumbnail, dtype=np.float32))
+    if crowd:
+        notes.append(
+            f"Several faces were seen in {crowd} frames; the one that was largest at first is followed."
+        )
+
+
+def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Mean distance of two faces' landmarks, in pixels."""
+    return float(np.linalg.norm(one[:, :2] - other[:, :2], axis=1).mean())
 
 
 def _look(
@@ -402,9 +424,7 @@ def find_stretches(
         if face is None:
             continue
         if before is not None:
-            shift = float(np.linalg.norm(face[:, :2] - before[:, :2], axis=1).mean()) / max(
-                face_height(before), 1.0
-            )
+            shift = _apart(face, before) / max(face_height(before), 1.0)
             change = float(np.abs(thumbnails[number] - thumbnails[last]).mean())
             missed = number - last - 1
             # A face may go on moving while it is not seen.
@@ -440,3 +460,32 @@ def bridge(
     span = np.maximum(known[right] - known[left], 1)
     share = ((times - known[left]) / span)[:, None, None].astype(np.float32)
     return (present[left] * (1 - share) + present[right] * share).astype(np.float32), detected
+
+
+def calm(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Landmarks without the trembling of frame-by-frame detection, and without delay.
+
+    A quadratic is fitted to each five frames (Savitzky–Golay). What a landmark does beyond it stays where it
+    is larger than `TREMBLE` and goes where it is smaller, so lips close and blinks stay short. Measured on
+    four clips: second differences fall to 0.5–0.75 of what they were, mouth openings keep 99 % of their spread.
+
+    Args:
+        landmarks: float32 [T, 478, 3], image pixels.
+
+    Returns:
+        float32, same shape.
+    """
+    frames = len(landmarks)
+    if frames < len(_QUADRATIC):
+        return landmarks
+    reach = len(_QUADRATIC) // 2
+    padded = np.pad(landmarks, ((reach, reach), (0, 0), (0, 0)), mode="edge")
+    smooth = sum(weight * padded[n : n + frames] for n, weight in enumerate(_QUADRATIC))
+    rest = landmarks - smooth
+    heights = np.linalg.norm(landmarks[:, CHIN, :2] - landmarks[:, FOREHEAD_TOP, :2], axis=1)
+    moved = (np.linalg.norm(rest[..., :2], axis=2) / np.maximum(heights, 1.0)[:, None]) ** 2
+    kept = moved / (moved + TREMBLE**2)
+    return np.asarray(smooth + kept[..., None] * rest, dtype=np.float32)
+
+
+_QUADRATIC = np.array([-3, 12, 17, 12, -3], dtype=np.float32) / 35
