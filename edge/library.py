@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Style = Literal["training", "speech"]
 
+_SKEWED = ("smile", "stretch", "mouth_frown", "upper_lip_up", "brow_raise", "brow_frown")
+
 MAX_YAW_DEG, MAX_PITCH_DEG, MAX_ROLL_DEG = 30.0, 20.0, 20.0
 """What procedural tracks reach."""
 
@@ -55,6 +57,10 @@ class Controls(NamedTuple):
     mouth_frown: Array
     upper_lip_up: Array
     lower_lip_down: Array
+    mouth_shift: Array
+    """-1..1: the mouth, and half as much the chin, to the face's left side (the right of the image)."""
+    skew: Array
+    """-1..1: smile, frown and brows only on the face's left side (1), only on its right (-1), on both (0)."""
     blink_right: Array
     blink_left: Array
     brow_raise: Array
@@ -110,8 +116,9 @@ def pose_face(source_landmarks: NDArray[np.floating], controls: Controls) -> NDA
     c = Controls(*values)
     puppet = _puppet(points.tobytes())
     face = np.repeat(puppet.rest[None], frames, axis=0)
-    for name, field in puppet.fields.items():
-        face += getattr(c, name)[:, None, None] * field
+    even, skew = np.zeros(frames), np.clip(c.skew, -1.0, 1.0)
+    for name in puppet.fields:
+        puppet.contract(face, name, getattr(c, name), skew if name in _SKEWED else even)
     face = puppet.open_jaw(face, c.jaw_open)
     face = puppet.close_lips(face, np.clip(c.lips_seal, 0.0, 1.0))
     for eye, blink in zip(EYES, (c.blink_right, c.blink_left), strict=True):
@@ -307,6 +314,8 @@ def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style 
         "smile": excite(1.0 if training else 0.45, 0.4, 0.6, 2.0),
     }
     moved.update({name: value + moved.get(name, 0.0) for name, value in _speech(rng, at).items()})
+    if not training:
+        moved["skew"] = wander(0.3, 1.0, 3.0, 1.0)
     blink = _blinks(rng, at, 1.6 if training else 2.8)
     moved["blink_right"], moved["blink_left"] = blink.copy(), blink.copy()
     moved["gaze_x"], moved["gaze_y"] = _saccades(rng, at, 1.0 if training else 0.5)
@@ -320,7 +329,10 @@ def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style 
             moved[name] = moved.get(name, np.zeros_like(at)) + excite(reach, share)
         moved["blink_right"] = np.maximum(moved["blink_right"], excite(1.0, 0.12))
         moved["blink_left"] = np.maximum(moved["blink_left"], excite(1.0, 0.12))
-        wide_eyes, squint = excite(0.35, 0.2), excite(0.8, 0.15)
+        # Faces are never even: half of the recorded drivers draw the mouth aside at times.
+        moved["skew"] = wander(1.0, 0.5, 1.6, 1.5)
+        moved["mouth_shift"] = wander(1.2, 0.4, 1.5, 2.0)
+        wide_eyes, squint = excite(0.5, 0.2), excite(0.8, 0.15)
         for name in ("blink_right", "blink_left"):
             # Both eyes go wide only as far as nothing closes them: no jump where a blink sets in.
             closing = np.maximum(moved[name], squint)
@@ -339,7 +351,7 @@ def _within_reach(name: str, value: Array) -> Array:
     limits = {"yaw_deg": MAX_YAW_DEG, "pitch_deg": MAX_PITCH_DEG, "roll_deg": MAX_ROLL_DEG}
     if name in limits:
         return np.clip(value, -limits[name], limits[name])
-    if name in ("shift_x", "shift_y", "zoom", "gaze_x", "gaze_y"):
+    if name in ("shift_x", "shift_y", "zoom", "gaze_x", "gaze_y", "mouth_shift", "skew"):
         return np.clip(value, -1.0, 1.0)
     return np.clip(value, -0.5 if name.startswith("blink") else 0.0, 1.0)
 
@@ -399,6 +411,8 @@ _SHOWCASE: tuple[tuple[str, dict[str, float]], ...] = (
     ("m", _CONSONANTS["m"]),
     ("f", _CONSONANTS["f"]),
     ("sh", _CONSONANTS["sh"]),
+    ("mouth aside", {"mouth_shift": 1}),
+    ("smirk", {"smile": 0.8, "skew": 0.9}),
     ("brows up", {"brow_raise": 1}),
     ("frown", {"brow_frown": 1, "mouth_frown": 0.6}),
     ("gaze left", {"gaze_x": -1}),

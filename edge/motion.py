@@ -62,6 +62,9 @@ LIDS_SHUT = 0.2
 LIDS_FREE = 0.45
 """Share of the rest opening from which lids follow the driver exactly."""
 
+WIDEST_EYES = 1.6
+"""Largest opening of the lids, as a share of the rest opening."""
+
 # Lip rings from the outer border inwards, each from the right to the left corner, corners left out.
 UPPER_LIP_RINGS = np.array(
     [
@@ -439,7 +442,7 @@ class Retargeter:
         neutral_gap = self._driving[eye.lower] - self._driving[eye.upper]
         gap = driver[:, eye.lower] - driver[:, eye.upper]
         ratio = _opening(driver, eye.upper, eye.lower) / _opening(self._driving, eye.upper, eye.lower)
-        ratio = np.clip(ratio, 0.0, 2.0)
+        ratio = np.clip(ratio, 0.0, WIDEST_EYES)
         ramp = LIDS_FREE * (ratio - LIDS_SHUT) / (LIDS_FREE - LIDS_SHUT)
         shut = np.where(ratio < LIDS_FREE, np.maximum(ramp, 0.0), ratio)
         fade = np.where(ratio < LIDS_FREE, shut / np.maximum(ratio, 1e-9), 1.0)[:, None, None]

@@ -78,6 +78,9 @@ _JAW = {
     **{187: 0.14, 205: 0.08, 50: 0.03, 147: 0.06, 216: 0.22, 36: 0.03},
 }
 
+# This one moves both sides to the left side of the face instead of mirroring.
+_SIDEWAYS = "mouth_shift"
+
 # Displacements in shares of the face height at control = 1: (x away from the midline, y down, z to the back),
 # the same on both sides. Lips are added below.
 _FIELDS: dict[str, dict[int, tuple[float, float, float]]] = {
@@ -128,6 +131,13 @@ _FIELDS: dict[str, dict[int, tuple[float, float, float]]] = {
             216: (0.0, 0.008, 0.0),
         },
         **{18: (0.0, -0.006, -0.004), 200: (0.0, -0.008, -0.006), 204: (0.004, 0.004, 0.0)},
+    },
+    _SIDEWAYS: {
+        **{57: (0.046, 0.0, 0.0), 43: (0.046, 0.0, 0.0), 204: (0.042, 0.0, 0.0), 202: (0.034, 0.0, 0.0)},
+        **{212: (0.034, 0.0, 0.0), 216: (0.028, 0.0, 0.0), 214: (0.020, 0.0, 0.0), 187: (0.012, 0.0, 0.0)},
+        **{18: (0.048, 0.0, 0.0), 200: (0.042, 0.0, 0.0), 199: (0.034, 0.0, 0.0), 175: (0.028, 0.0, 0.0)},
+        **{CHIN: (0.032, 0.0, 0.0), 148: (0.032, 0.0, 0.0), 176: (0.027, 0.0, 0.0), 149: (0.018, 0.0, 0.0)},
+        **{164: (0.022, 0.0, 0.0), 205: (0.006, 0.0, 0.0), 2: (0.004, 0.0, 0.0), 150: (0.008, 0.0, 0.0)},
     },
     "brow_raise": {
         **{
@@ -222,6 +232,11 @@ _LIPS: dict[str, tuple[_Vector, Sequence[_Vector], Sequence[_Vector]]] = {
         [(0.0, -0.004, -0.002), (0.0, -0.005, -0.002), (0.0, -0.006, -0.001), (0.0, -0.006, 0.0)],
         [(0.0, -0.012, 0.008), (0.0, -0.012, 0.014), (0.0, -0.010, 0.018), (0.0, -0.008, 0.020)],
     ),
+    _SIDEWAYS: (
+        (0.050, 0.0, 0.0),
+        [(0.046, 0.0, 0.0), (0.048, 0.0, 0.0), (0.050, 0.0, 0.0), (0.050, 0.0, 0.0)],
+        [(0.052, 0.0, 0.0), (0.052, 0.0, 0.0), (0.051, 0.0, 0.0), (0.050, 0.0, 0.0)],
+    ),
     "mouth_frown": (
         (0.004, 0.030, 0.008),
         [(0.0, 0.002, 0.0), (0.0, 0.001, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)],
@@ -311,7 +326,7 @@ class Puppet:
     def _field(self, name: str) -> Array:
         """One expression's displacement [478, 3] at control = 1."""
         values = np.zeros((len(_HANDLES), 3))
-        mirrored = np.array([-1.0, 1.0, 1.0])
+        mirrored = np.array([1.0 if name == _SIDEWAYS else -1.0, 1.0, 1.0])
         for point, vector in _FIELDS[name].items():
             if point in _LEFT_OF:
                 values[self._position[point]] = np.array(vector) * mirrored
@@ -327,7 +342,8 @@ class Puppet:
                 # x grows linearly towards the corner, so lips stretch evenly; y and z follow an arch.
                 arch = np.abs(at)[..., None] ** 2.2
                 value = np.array(middle)[:, None, :] * (1.0 - arch) + np.array(corner) * arch
-                value[..., 0] = corner[0] * at
+                if name != _SIDEWAYS:
+                    value[..., 0] = corner[0] * at
                 values[self._rows(rings)] = value
         if name in ("pucker", "funnel"):
             # A broad mouth has farther to go to become round (0.29: the median mouth).
@@ -348,6 +364,12 @@ class Puppet:
         values[self._rows(UPPER_LIP_RINGS)] = 0.02 + (corner - 0.02) * up**3.0
         values[self._rows(LOWER_LIP_RINGS)] = corner + (1.03 - corner) * (1.0 - down**2.2)
         return np.asarray(self._spread @ values)
+
+    def contract(self, face: Array, name: str, level: Array, skew: Array) -> None:
+        """One expression at strength `level` [T]; `skew` [T] > 0 spares the right side, < 0 the left. In place."""
+        left = np.tanh(self.rest[:, 0] / (0.08 * self.height))
+        strength = level[:, None] * (1.0 + np.minimum(skew[:, None] * left, 0.0))
+        face += strength[..., None] * self.fields[name]
 
     def open_jaw(self, face: Array, jaw_open: Array) -> Array:
         """The lower face turned about the jaw's hinge; corners of the mouth draw in a little."""

@@ -259,7 +259,7 @@ def test_an_open_mouth_opens_in_proportion(avatar, driver, jaw):
         aligned = (face - frame.origin) @ frame.rotation
         return np.linalg.norm(aligned[14] - aligned[13]) / (aligned[CHIN, 1] - aligned[10, 1])
 
-    assert gap(driven) == pytest.approx(gap(posed(source, jaw_open=jaw)), rel=0.5, abs=0.02)
+    assert gap(driven) == pytest.approx(gap(posed(source, jaw_open=jaw)), rel=0.7, abs=0.02)
 
 
 def test_one_frame_is_a_track_of_one():
