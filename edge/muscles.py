@@ -85,7 +85,7 @@ _SIDEWAYS = "mouth_shift"
 # the same on both sides. Lips are added below.
 _FIELDS: dict[str, dict[int, tuple[float, float, float]]] = {
     "smile": {
-        **{57: (0.040, -0.036, 0.012), 216: (0.026, -0.034, -0.002), 212: (0.026, -0.024, 0.010)},
+        **{57: (0.043, -0.040, 0.014), 216: (0.026, -0.034, -0.002), 212: (0.026, -0.024, 0.010)},
         **{187: (0.020, -0.030, -0.006), 205: (0.010, -0.028, -0.012), 50: (0.004, -0.022, -0.010)},
         **{36: (0.006, -0.022, -0.010), 203: (0.006, -0.014, -0.004), 147: (0.010, -0.014, -0.004)},
         **{117: (0.002, -0.012, -0.004), 119: (0.000, -0.012, -0.005), 123: (0.004, -0.010, -0.003)},
@@ -366,7 +366,10 @@ class Puppet:
         return np.asarray(self._spread @ values)
 
     def contract(self, face: Array, name: str, level: Array, skew: Array) -> None:
-        """One expression at strength `level` [T]; `skew` [T] > 0 spares the right side, < 0 the left. In place."""
+        """One expression at strength `level` [T]; `skew` [T] > 0 spares the right side, < 0 the left.
+
+        In place.
+        """
         left = np.tanh(self.rest[:, 0] / (0.08 * self.height))
         strength = level[:, None] * (1.0 + np.minimum(skew[:, None] * left, 0.0))
         face += strength[..., None] * self.fields[name]
