@@ -226,7 +226,7 @@ def _assemble_from_wheel() -> bytes:
             "--python-version",
             "311",
         ]
-        command += ["--disable-pip-version-check", "--no-input", "--retries", "1"]
+        command += ["--disable-pip-version-check", "--no-input", "--retries", "1", "--timeout", "15"]
         try:
             run = subprocess.run(
                 command, capture_output=True, text=True, errors="replace", timeout=PIP_TIMEOUT_S, check=False

@@ -88,6 +88,10 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} holds too many pixels. Give a smaller version of the photo.") from error
     except UnidentifiedImageError as error:
+        if path.suffix.lower() in (".heic", ".heif"):
+            raise InputError(
+                f"{path} is a HEIC photo, which is not read. Save or send it as JPEG."
+            ) from error
         raise InputError(
             f"{path} is not a picture in a format that can be read (JPEG, PNG, WebP, …). Is it named wrongly?"
         ) from error

@@ -467,7 +467,7 @@ def calm(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
 
     A quadratic is fitted to each five frames (Savitzky–Golay). What a landmark does beyond it stays where it
     is larger than `TREMBLE` and goes where it is smaller, so lips close and blinks stay short. Measured on
-    four clips: second differences fall to 0.5–0.75 of what they were, mouth openings keep 99 % of their spread.
+    four clips: second differences fall to 0.5–0.75, mouth openings keep 99 % of their spread.
 
     Args:
         landmarks: float32 [T, 478, 3], image pixels.

@@ -298,6 +298,9 @@ class VideoWriter:
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         self._video.options = {"crf": str(self._crf), "preset": "veryfast"}
         self._video.time_base = 1 / self._fps
+        # Said in the file, lest a player guess by the size: BT.601, 16..235.
+        self._video.codec_context.colorspace = av.video.reformatter.Colorspace.ITU601.value
+        self._video.codec_context.color_range = av.video.reformatter.ColorRange.MPEG.value
         if self._sound is not None:
             self._sound.begin(self._container)
 

@@ -115,6 +115,12 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
     assert (load_image(tmp_path / "a.png") == picture()).all()
 
 
+def test_heic_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "me.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(InputError, match="Save or send it as JPEG"):
+        load_image(tmp_path / "me.HEIC")
+
+
 def test_small_and_wide_photos_are_read(tmp_path: Path) -> None:
     for size in ((16, 16), (4000, 300)):
         Image.new("RGB", size).save(tmp_path / "a.png")
