@@ -244,7 +244,7 @@ class _Face(NamedTuple):
     views: int
     """How many of the five views show it."""
     spread: float
-    """Standard deviation of a landmark between views, in face heights: under 0.005 for each of 26 portraits,
+    """Standard deviation of a landmark between views, in face heights: under 0.006 for each of 26 portraits,
     0.02 to 0.2 for what MediaPipe sees in cells, colour charts and motorcycles."""
 
     @property
@@ -255,7 +255,7 @@ class _Face(NamedTuple):
     @property
     def plausible(self) -> bool:
         """Whether it may be one: drawings and animals end here, textures do not."""
-        return self.views >= 2 and self.spread <= 0.03
+        return self.views >= 2 and self.spread <= 0.025
 
 
 def _choose(faces: list[_Face], face: int | None, path: Path) -> tuple[_Face, list[str]]:
@@ -389,11 +389,6 @@ def _checked(face: _Face, image: NDArray[np.uint8], path: Path) -> list[str]:
         raise InputError(
             f"The face in {path} is cut off by the photo's border. Give a photo that shows the whole head."
         )
-    if tall < MIN_FACE_PX:
-        raise InputError(
-            f"The face in {path} is {tall:.0f} pixels high; at least {MIN_FACE_PX} are needed. "
-            "Give a larger version of the photo, or one taken from nearer."
-        )
     eyes = landmarks_px[LEFT_EYE_OUTER] - landmarks_px[RIGHT_EYE_OUTER]
     roll = float(np.degrees(np.arctan2(eyes[1], eyes[0])))
     if abs(roll) > MAX_ROLL_DEG:
@@ -406,6 +401,11 @@ def _checked(face: _Face, image: NDArray[np.uint8], path: Path) -> list[str]:
         raise InputError(
             f"The head in {path} is turned by {abs(yaw):.0f} degrees; up to {MAX_YAW_DEG:.0f} can be "
             "animated. Give a photo taken more from the front."
+        )
+    if tall < MIN_FACE_PX:
+        raise InputError(
+            f"The face in {path} is {tall:.0f} pixels high; at least {MIN_FACE_PX} are needed. "
+            "Give a larger version of the photo, or one taken from nearer."
         )
     notes = []
     if beyond > CUT_NOTED:

@@ -363,7 +363,7 @@ def _sight(
                     faces = found
             if faces:
                 last = faces[0] if last is None else min(faces, key=partial(_apart, last))
-                crowd += len(faces) > 1
+                crowd += any(_apart(last, face) > face_height(last) / 2 for face in faces)
             thumbnail = Image.fromarray(image).convert("L").resize((32, 32), Image.Resampling.BOX)
             yield image, _Sighting(last if faces else None, np.asarray(thumbnail, dtype=np.float32))
     if crowd:
