@@ -13,6 +13,7 @@ from edge.motion import (
     EYES,
     LIP_FOLLOWS,
     LOWER_LIP_RINGS,
+    NECK,
     UPPER_LIP_RINGS,
     Array,
     Eye,
@@ -302,9 +303,7 @@ class Puppet:
         ears = self.rest[[RIGHT_CHEEK_EDGE, LEFT_CHEEK_EDGE]].mean(axis=0)
         # The jaw's hinge lies before and a little below the ear canal.
         self.hinge = ears + self.height * np.array([0.0, 0.06, -0.02])
-        # The point a head turns about, seen from its stable points: median of seven recorded heads (people
-        # spread from 0.3 to 0.7 downwards, 0.35 to 0.7 backwards).
-        self.neck = self.height * np.array([0.0, 0.56, 0.48])
+        self.neck = self.height * NECK
 
     def _rows(self, points: NDArray[np.int_]) -> NDArray[np.int_]:
         return np.searchsorted(_HANDLES, points)

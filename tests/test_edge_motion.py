@@ -178,9 +178,9 @@ def test_the_avatar_driven_by_itself_follows_itself(seed, yaw, pitch, roll, mout
     )
     shift = np.array([0.05, -0.04, 0.0], np.float32)
     driven = Retargeter(source_landmarks=face, driving_neutral=face)(moved + shift)
-    # Shifts of a head that also turns may touch the soft limit of its travel: compare shapes, then places.
+    # A head that fills the crop may touch the soft limit of its travel: compare shapes, then places.
     np.testing.assert_allclose(driven - driven[NOSE_TIP], moved - moved[NOSE_TIP], atol=1e-3)
-    assert np.abs((driven - moved - shift)[..., :2]).max() < 0.2
+    assert np.abs((driven - moved - shift)[..., :2]).max() < 0.05
 
 
 @settings(max_examples=30, deadline=None)
