@@ -450,10 +450,10 @@ class Retargeter:
         neutral_gap = self._driving[eye.lower] - self._driving[eye.upper]
         gap = driver[:, eye.lower] - driver[:, eye.upper]
         ratio = _opening(driver, eye.upper, eye.lower) / _opening(self._driving, eye.upper, eye.lower)
-        ratio = np.clip(ratio, 0.0, WIDEST_EYES)
+        ratio = np.maximum(ratio, 0.0)
         ramp = LIDS_FREE * (ratio - LIDS_SHUT) / (LIDS_FREE - LIDS_SHUT)
-        shut = np.where(ratio < LIDS_FREE, np.maximum(ramp, 0.0), ratio)
-        fade = np.where(ratio < LIDS_FREE, shut / np.maximum(ratio, 1e-9), 1.0)[:, None, None]
+        shut = np.where(ratio < LIDS_FREE, np.maximum(ramp, 0.0), np.minimum(ratio, WIDEST_EYES))
+        fade = np.where(ratio < WIDEST_EYES, shut / np.maximum(ratio, 1e-9), 1.0)[:, None, None]
         # The opening's size is a ratio; what the driver's gap has beyond it is the lid's changing shape.
         wanted = shut[:, None, None] * for_rest + fade * scale * (gap - ratio[:, None, None] * neutral_gap)
         wanted[..., 1] = np.maximum(wanted[..., 1], np.minimum(for_rest[:, 1], 0.0) * shut[:, None])
@@ -524,7 +524,7 @@ class Retargeter:
 
 
 def _swing(turn: Array) -> Array:
-    """Where a turn [T, 3, 3] about the neck carries the head's centre: [T, 3], face heights, the face's axes."""
+    """Where a turn [T, 3, 3] about the neck carries the head's centre: [T, 3], in face heights."""
     return np.asarray(NECK - turn @ NECK)
 
 

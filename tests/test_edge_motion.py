@@ -14,6 +14,7 @@ from edge.motion import (
     MAX_ROLL_DEG,
     MAX_SHIFT,
     MAX_YAW_DEG,
+    WIDEST_EYES,
     Retargeter,
     face_frame,
     fit_similarity,
@@ -217,6 +218,17 @@ def test_nearly_closed_eyes_close(avatar, driver, blink):
     )
     for eye in EYES:
         np.testing.assert_array_equal(driven[eye.upper], driven[eye.lower])
+
+
+def test_eyes_open_no_wider_than_an_avatar_can():
+    sleepy = posed(CLOSED_MOUTH, blink_left=0.6, blink_right=0.6)
+    driven = Retargeter(source_landmarks=SMILE, driving_neutral=sleepy)(CLOSED_MOUTH)
+    frame = face_frame(SMILE)
+    for eye in EYES:
+        gap = [
+            ((face[eye.lower] - face[eye.upper]) @ frame.rotation)[:, 1].mean() for face in (SMILE, driven)
+        ]
+        assert gap[1] == pytest.approx(WIDEST_EYES * gap[0], rel=0.02)
 
 
 def test_a_wink_moves_one_eye():
