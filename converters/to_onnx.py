@@ -39,8 +39,8 @@ from training.teachers import Identity
 
 OPSET = 20
 """GridSample is native since 16; 20 is the version in which its modes have their present names."""
-CALIBRATION_FRAMES = 32
-VERIFIED_FRAMES = 24
+CALIBRATION_FRAMES = 24
+VERIFIED_FRAMES = 16
 PRECISIONS = ("fp32", "int8")
 
 

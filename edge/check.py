@@ -6,6 +6,7 @@ table, because this is the lowest place that needs them; the converters hold the
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast, get_args
 
@@ -86,11 +87,12 @@ def psnr_db(expected: npt.NDArray[Any], got: npt.NDArray[Any], *, peak: float) -
     return float(-10 * np.log10(max(error, 10 ** (-SAME_DB / 10))))
 
 
-def check(bundle: str | os.PathLike[str]) -> CheckReport:
+def check(bundle: str | os.PathLike[str], *, runtimes: Sequence[Runtime] = get_args(Runtime)) -> CheckReport:
     """Verify a bundle's files and redraw its golden frames with every runtime and precision in it.
 
     Args:
         bundle: `NAME.avatar`.
+        runtimes: the ones to ask; default: all.
 
     Raises:
         BundleError: when a file is missing or changed, or a graph cannot be loaded.
@@ -102,7 +104,6 @@ def check(bundle: str | os.PathLike[str]) -> CheckReport:
         for name in ("landmarks", "keypoints", "local_landmarks")
     }
     frames = [bundles.read_frame(bundle, name) for name in manifest.golden_frames]
-    runtimes: tuple[Runtime, ...] = ("onnx", "numpy")
     rows, driver_error = [], 0.0
     for runtime in runtimes:
         for precision in manifest.precisions:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from edge.errors import SpecError
 
@@ -164,7 +165,7 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Array:
-    """A convolution as torch means it (cross-correlation, zeros around), one matrix product for each tap.
+    """A convolution as torch means it (cross-correlation, zeros around), as one matrix product.
 
     Args:
         values: float32 [N, C, H, W].
@@ -189,18 +190,16 @@ def conv2d(
         )
     top, left, bottom, right = (padding,) * 4 if isinstance(padding, int) else padding
     padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    height = (padded.shape[2] - dilation * (taps_y - 1) - 1) // stride + 1
-    width = (padded.shape[3] - dilation * (taps_x - 1) - 1) // stride + 1
+    reach_y, reach_x = dilation * (taps_y - 1) + 1, dilation * (taps_x - 1) + 1
+    windows = sliding_window_view(sliding_window_view(padded, reach_y, 2), reach_x, 3)
+    windows = windows[:, :, ::stride, ::stride, ::dilation, ::dilation]
+    height, width = windows.shape[2:4]
 
-    result = np.zeros((n, groups, out_channels // groups, height * width), np.float32)
-    weight = weight.reshape(groups, out_channels // groups, group_channels, taps_y, taps_x)
-    for tap_y in range(taps_y):
-        for tap_x in range(taps_x):
-            y, x = tap_y * dilation, tap_x * dilation
-            seen = padded[:, :, y : y + stride * height : stride, x : x + stride * width : stride]
-            seen = seen[:, :, :height, :width].reshape(n, groups, group_channels, height * width)
-            result += weight[..., tap_y, tap_x] @ seen
-    image = result.reshape(n, out_channels, height, width)
+    # All that an output cell sees becomes one column; then the convolution is one matrix product for each
+    # group.
+    columns = windows.transpose(0, 1, 4, 5, 2, 3).reshape(n, groups, -1, height * width)
+    rows = weight.reshape(groups, out_channels // groups, -1)
+    image: Array = (rows @ columns).reshape(n, out_channels, height, width)
     return image if bias is None else image + bias[:, None, None]
 
 

@@ -1,0 +1,208 @@
+"""Student → ONNX: the parity ladder's middle rungs, the int8 graph, and refusals."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from converters import to_onnx
+from converters.parity import GATES, Parity, compare, require
+from converters.quantize import quantize
+from converters.student_graph import DriverGraph, Driving, StudentGraph
+from converters.to_onnx import export_onnx, run_onnx, use_fast_warp, write_files
+from edge.errors import InputError, ParityError
+from edge.topology import LOCAL
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_both_precisions_meet_their_gates(export):
+    for precision, student in export.students.items():
+        assert student.parity.precision == precision
+        assert student.parity.mean_db >= GATES[precision].mean_db
+        assert student.parity.worst_db >= GATES[precision].worst_db
+    assert len(export.driver) < 40_000
+
+
+def test_the_graph_is_whole_and_says_nothing_of_this_machine(export):
+    for student in export.students.values():
+        model = onnx.load_from_string(student.model)
+        onnx.checker.check_model(model, full_check=True)
+        kinds = [node.op_type for node in model.graph.node]
+        assert kinds.count("GridSample") == 2
+        assert {opset.version for opset in model.opset_import if not opset.domain} == {20}
+        assert b"/student.py" not in student.model
+        assert str(ROOT).encode() not in student.model
+
+
+def test_only_int8_is_int8(export):
+    def eight_bits(precision):
+        graph = onnx.load_from_string(export.students[precision].model).graph
+        return {
+            tensor.name
+            for tensor in graph.initializer
+            if tensor.data_type == TensorProto.INT8 and tensor.dims
+        }
+
+    assert not eight_bits("fp32")
+    weights = {name for name in eight_bits("int8") if "weight_quantized" in name}
+    assert len(weights) >= 8
+    assert all("generator" in name and "paint" not in name for name in weights)
+    assert len(export.students["int8"].model) < len(export.students["fp32"].model)
+
+
+def test_the_driver_is_the_teachers_map(export, driving):
+    landmarks = driving[0][11]
+    keypoints, local = run_onnx(export.driver, [{"landmarks": landmarks[None]}])[0]
+    np.testing.assert_allclose(local[0], landmarks[LOCAL, :2])
+    np.testing.assert_allclose(keypoints[0], landmarks[LOCAL[:20], :2], atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 40), st.integers(1, 9), st.integers(1, 9), st.floats(0.5, 3))
+def test_the_fast_warp_is_the_same_warp(seed, size, height, width, reach):
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((1, 3, size, size)).astype(np.float32)
+    grid = (rng.uniform(-1, 1, (1, height, width, 2)) * reach).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("GridSample", ["f", "x"], ["y"], "warp", padding_mode="border", align_corners=1)],
+        "warp",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, grid.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 3, height, width))],
+        [numpy_helper.from_array(features, "f")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    assert use_fast_warp(model) == 1
+    assert use_fast_warp(model) == 0
+    (got,) = run_onnx(model.SerializeToString(), [{"x": grid}])[0]
+    tensors = torch.from_numpy(features), torch.from_numpy(grid)
+    expected = F.grid_sample(*tensors, mode="bilinear", padding_mode="border", align_corners=True).numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_an_identity_field_returns_its_input_in_the_fast_form():
+    from edge.ops import coordinate_grid
+
+    features = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    grid = coordinate_grid(64, 64)[None] * np.float32(63 / 64)
+    got = F.grid_sample(
+        torch.from_numpy(features), torch.from_numpy(grid), padding_mode="zeros", align_corners=False
+    )
+    np.testing.assert_allclose(got.numpy(), features, atol=1e-4)
+
+
+def test_nothing_quantised_is_an_error(export, driving):
+    with pytest.raises(ParityError, match="No convolution is named like decoder"):
+        quantize(export.students["fp32"].model, driving[1].spread(2), parts=("decoder",))
+
+
+def test_a_missed_gate_is_an_error(random_student, driving, monkeypatch):
+    monkeypatch.setattr(to_onnx, "VERIFIED_FRAMES", 2)
+    monkeypatch.setattr("converters.parity.GATES", {"fp32": type(GATES["fp32"])(500.0, 500.0)})
+    with pytest.raises(ParityError, match="500 and 500 dB are required"):
+        export_onnx(random_student, None, calibration=driving[1], held_out=driving[2], precisions=["fp32"])
+
+
+def test_compare():
+    frames = [np.zeros((1, 3, 4, 4), np.float32), np.ones((1, 3, 4, 4), np.float32)]
+    parity = compare(frames, [frames[0] + 0.1, frames[1] + np.float32(0.01)])
+    assert parity.frames == 2
+    assert parity.worst_db == pytest.approx(20, abs=1e-3)
+    assert parity.mean_db == pytest.approx(30, abs=1e-3)
+    assert parity.largest_error == pytest.approx(0.1)
+    with pytest.raises(ParityError, match="NaN"):
+        compare(frames[:1], [frames[0] * np.nan])
+    with pytest.raises(ParityError, match="no frames"):
+        compare([], [])
+    with pytest.raises(ParityError, match=r"34\.0 dB on average"):
+        require(Parity(34.0, 33.5, 0.1, 8), "int8", "a runtime")
+    with pytest.raises(ParityError, match=r"32\.0 dB at worst"):
+        require(Parity(36.0, 32.0, 0.1, 8), "int8", "a runtime")
+
+
+def test_refusals(random_student, driving):
+    with pytest.raises(InputError, match="fp32 and int8, not fp8"):
+        export_onnx(random_student, None, calibration=driving[1], held_out=driving[2], precisions=["fp8"])
+    with pytest.raises(InputError, match="not a finite map"):
+        DriverGraph(torch.zeros(3, 3), torch.zeros(3))
+
+
+def test_a_student_of_nan_is_refused(random_student):
+    import copy
+
+    broken = copy.deepcopy(random_student)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    with pytest.raises(InputError, match="NaN or infinity"):
+        StudentGraph(broken)
+
+
+def test_spread():
+    driving = Driving(np.arange(10.0)[:, None, None], np.arange(10.0)[:, None, None])
+    assert driving.spread(3).keypoints.ravel().tolist() == [0, 4, 9]
+    assert len(driving.spread(99).keypoints) == 10
+
+
+def test_files_are_whole_or_absent(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        write_files(tmp_path / "out", {"a.onnx": b"123"})
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_the_script_from_a_run_folder(random_student, driving, tmp_path):
+    """As the README types it, on a trained person's folder."""
+    from training.checkpoint import save_student
+
+    run = tmp_path / "run"
+    for name, motion in (("training", driving[1]), ("held_out", driving[2])):
+        (run / name).mkdir(parents=True)
+        np.save(run / name / "keypoints.npy", motion.keypoints)
+        np.save(run / name / "local_landmarks.npy", motion.local_landmarks)
+    save_student(run / "student.safetensors", random_student)
+    command = [
+        sys.executable,
+        "converters/to_onnx.py",
+        str(run),
+        "--output",
+        str(tmp_path / "onnx"),
+        "--precision",
+        "int8",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["verified"] is True
+    assert os.listdir(tmp_path / "onnx") == ["student.int8.onnx"]
+    session = onnxruntime.InferenceSession(
+        tmp_path / "onnx" / "student.int8.onnx", providers=["CPUExecutionProvider"]
+    )
+    assert [value.name for value in session.get_inputs()] == ["keypoints", "local_landmarks"]
+
+
+def test_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["to_onnx.py", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(ROOT / "converters" / "to_onnx.py"), run_name="__main__")
+    assert "default: random weights" in " ".join(capsys.readouterr().out.split())

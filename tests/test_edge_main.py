@@ -1,0 +1,111 @@
+"""The runtime's command line: files out, sentences for mistakes, exit codes."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge import __main__ as cli
+from edge.check import CheckReport, CheckRow
+from edge.track import Track, load_track, save_track
+from edge.video import read_video
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def track(faces, driving, tmp_path):
+    landmarks = driving[0][:6] * np.float32(0.8) + np.float32(0.05)
+    return save_track(Track(landmarks=landmarks, fps=25.0, detected=np.ones(6, bool)), tmp_path / "clip.npz")
+
+
+def test_animate_a_track(avatar_bundle, track, tmp_path, capsys):
+    output = tmp_path / "out.mp4"
+    code = cli.main(["animate", str(avatar_bundle), "--driving", str(track), "-o", str(output), "--json"])
+    assert code == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["frames"] == len(load_track(track)) == 6
+    frames = list(read_video(output))
+    assert len(frames) == 6
+    assert frames[0].shape == (512, 512, 3)
+
+
+def test_animate_without_driving(avatar_bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "PROCEDURAL_SECONDS", 0.3)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["animate", str(avatar_bundle), "--precision", "int8"]) == 0
+    captured = capsys.readouterr()
+    assert "random.mp4" in captured.out
+    assert "synthetic media" in captured.out
+    assert "frames, 0 s left" in captured.err
+    assert os.listdir(tmp_path) == ["random.mp4"]
+
+
+def test_mistakes_are_sentences(avatar_bundle, tmp_path, capsys):
+    folder = tmp_path / "broken.avatar"
+    shutil.copytree(avatar_bundle, folder)
+    (folder / "student.onnx").write_bytes(b"")
+    for arguments, sentence in (
+        (["animate", str(tmp_path / "none.avatar")], "BundleError: .*does not exist"),
+        (["check", str(folder)], "BundleError: student.onnx has 0 bytes"),
+        (["bench", str(avatar_bundle), "--frames", "0"], "InputError: A benchmark wants"),
+        (
+            ["track", str(tmp_path / "none.mp4"), "-o", str(tmp_path / "none.txt")],
+            r"InputError: A track is a \.npz",
+        ),
+        (["animate", str(avatar_bundle), "--driving", str(tmp_path / "none.npz")], "InputError"),
+    ):
+        assert cli.main(arguments) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert len(captured.err.strip().splitlines()) == 1
+        assert re.match(sentence, captured.err)
+
+
+def test_ctrl_c_leaves_nothing(avatar_bundle, track, tmp_path, monkeypatch, capsys):
+    from edge.avatar import Avatar
+
+    real, calls = Avatar.animate, []
+
+    def stop(self, landmarks):
+        calls.append(landmarks)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return real(self, landmarks)
+
+    monkeypatch.setattr(Avatar, "animate", stop)
+    folder = tmp_path / "output"
+    folder.mkdir()
+    code = cli.main(["animate", str(avatar_bundle), "--driving", str(track), "-o", str(folder / "o.mp4")])
+    assert code == 130
+    assert os.listdir(folder) == []
+    assert "nothing half-written" in capsys.readouterr().err
+
+
+def test_bench_speaks_json(avatar_bundle, capsys):
+    assert cli.main(["bench", str(avatar_bundle), "--frames", "3", "--threads", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 3
+
+
+@pytest.mark.parametrize(("mean_db", "code"), [(36.0, 0), (34.0, 1)])
+def test_check_says_it_with_its_exit_code(avatar_bundle, capsys, monkeypatch, mean_db, code):
+    row = CheckRow("onnx", "int8", mean_db, mean_db, 35.0, mean_db >= 35)
+    monkeypatch.setattr("edge.check.check", lambda bundle: CheckReport("random", 13, 0.0, (row,)))
+    assert cli.main(["check", str(avatar_bundle)]) == code
+    assert ("FAILED" in capsys.readouterr().out) == (code == 1)
+    assert cli.main(["check", str(avatar_bundle), "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["passed"] == (code == 0)
+
+
+def test_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "edge", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for verb in ("animate", "track", "bench", "check"):
+        assert verb in done.stdout
