@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edge.errors import InputError, MissingRuntimeError
 from edge.face_landmarker import Progress, find_model, say
@@ -38,6 +39,9 @@ MAX_ROLL_DEG = 45.0
 
 MADE_UP_NOTED = 0.8
 """Share of the crop that the photo covers, under which the user is told."""
+
+SEARCH_SIDE = 1536
+"""Longest side of the photo while it is searched as a whole, in pixels."""
 
 MAX_FACES = 8
 """Most faces looked for in one picture."""
@@ -279,17 +283,32 @@ def _choose(faces: list[_Face], face: int | None, path: Path) -> tuple[_Face, li
 
 
 def find_faces(image: NDArray[np.uint8], landmarker: Landmarker) -> list[NDArray[np.float32]]:
-    """Faces of a photo, largest first, in image pixels: the first way of looking that finds any."""
-    faces = landmarker.detect(image)
-    if faces:
-        return faces
+    """Faces of a photo, small ones too: the first way of looking that finds any.
+
+    MediaPipe's detector looks at 128×128 pixels: a face must fill neither all of them nor next to none. So
+    the photo is searched as it is, then with a border around it, then in parts that overlap.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        landmarker: one in image mode.
+
+    Returns:
+        A list of float32 [478, 3], image pixels, largest first.
+    """
     height, width = image.shape[:2]
-    side = max(height, width)
-    # MediaPipe's detector looks at 128×128 pixels: a face must fill neither all of them nor next to none.
-    bordered = Crop(width / 2 - side, height / 2 - side, 2 * side)
-    faces = _detect_in(image, bordered, landmarker)
+    # Both first looks are coarse: a photo of 50 megapixels need not be handled whole.
+    shrink = min(1.0, SEARCH_SIDE / max(height, width))
+    small = image
+    if shrink < 1:
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    faces = landmarker.detect(small)
+    if not faces:
+        side = float(max(small.shape[:2]))
+        middle = Crop(small.shape[1] / 2 - side, small.shape[0] / 2 - side, 2 * side)
+        faces = _detect_in(small, middle, landmarker)
     if faces:
-        return faces
+        return [np.asarray(face / shrink, dtype=np.float32) for face in faces]
     for part in (1, 2, 4):
         window = min(height, width) / part
         if window < MIN_FACE_PX:
