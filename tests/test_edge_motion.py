@@ -225,9 +225,9 @@ def test_eyes_open_no_wider_than_an_avatar_can():
     driven = Retargeter(source_landmarks=SMILE, driving_neutral=sleepy)(CLOSED_MOUTH)
     frame = face_frame(SMILE)
     for eye in EYES:
-        gap = [
+        rest, wide = (
             ((face[eye.lower] - face[eye.upper]) @ frame.rotation)[:, 1].mean() for face in (SMILE, driven)
-        ]
+        )
         assert wide == pytest.approx(WIDEST_EYES * rest, rel=0.02)
 
 
