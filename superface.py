@@ -1,0 +1,147 @@
+"""SuperFace: one photo in, a personal talking avatar out. The command line, a thin call into each package.
+
+superface make [PHOTO]              photo → runs/NAME/NAME.avatar, preview.mp4, report.html
+superface track CLIP                video → landmark track
+superface animate NAME.avatar       the avatar follows a video or a track
+superface bench NAME.avatar         speed and memory here
+superface check NAME.avatar         is it whole and true?
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edge.__main__ import add_commands, run_safely
+from edge.errors import InputError, MissingRuntimeError
+
+_EXAMPLES = """\
+examples:
+  superface make                                    a public-domain portrait, about eight minutes on 2 cores
+  superface make me.jpg                             your own photo (ask whoever is on it)
+  superface make me.jpg --driving clip.mp4 --minutes 60
+  superface make me.jpg --tier nano                 for the cheapest phones
+A run that was stopped goes on when the same command is given again.
+"""
+
+
+def _add_make(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_make)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
+    parser.add_argument(
+        "photo",
+        nargs="?",
+        help="a photo of one face, or grace_hopper (the default) or astronaut, which are shipped",
+    )
+    parser.add_argument("--name", help="name of the avatar (default: the photo's)")
+    parser.add_argument(
+        "--driving",
+        type=Path,
+        help="a video or track (.npz) whose motion is learned as well and shown in the preview",
+    )
+    parser.add_argument("--face", type=int, help="which face, counted from the left (default: the largest)")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--minutes", type=float, help="training time in minutes (default: 6.5)")
+    budget.add_argument(
+        "--steps", type=int, help="training steps instead of minutes, for runs that repeat exactly"
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--tier", choices=("standard", "low", "nano", "paper"), default="standard",
+        help="size of the student: 6, 2, 1 or 12 GFLOPs a frame (default: %(default)s)",
+    )  # fmt: skip
+    size.add_argument(
+        "--gflops", type=float, help="any other size, in GFLOPs a frame (2 per multiply-accumulate)"
+    )
+    parser.add_argument("--frames", type=int, help="frames of procedural motion to learn from (default: 800)")
+    parser.add_argument(
+        "--teacher", choices=("mesh",), default="mesh", help="who animates the photo (default: mesh)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)"
+    )
+    parser.add_argument("--consent", help="who agreed to this avatar, and how; kept in the bundle")
+    parser.add_argument("--json", action="store_true", help="end with one JSON line")
+
+
+def run_make(arguments: argparse.Namespace) -> int:
+    """Make an avatar; exit code 0 when its bundle was written, read back and checked."""
+    try:
+        from converters.make import EXAMPLES, MakeConfig, make
+        from training.config import TIERS
+    except ModuleNotFoundError as error:
+        raise MissingRuntimeError(
+            f'Making an avatar needs {error.name}. Install everything with pip install "superface[all]".'
+        ) from error
+    for name in ("minutes", "steps", "frames", "gflops"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise InputError(f"--{name} {value:g} is not possible. Give a number above zero.")
+    consent = arguments.consent
+    if arguments.photo not in (None, *EXAMPLES) and consent is None:
+        consent = _ask_consent()
+    config = MakeConfig(
+        name=arguments.name,
+        driving=arguments.driving,
+        face=arguments.face,
+        teacher=arguments.teacher,
+        runs=arguments.runs,
+        frames=arguments.frames,
+        consent=consent,
+    )
+    distil = replace(config.distil, gflops=arguments.gflops or TIERS[arguments.tier])
+    if arguments.minutes is not None:
+        distil = replace(distil, minutes=arguments.minutes)
+    if arguments.steps is not None:
+        distil = replace(distil, steps=arguments.steps)
+    made = make(arguments.photo, replace(config, distil=distil))
+    summary = made.summary()
+    metrics = summary["metrics"]
+    print(
+        f"\n{made.bundle}   {summary['bytes'] / 1e6:.1f} MB, {summary['gflops']:.2f} GFLOPs "
+        f"({summary['gmacs']:.2f} GMACs) a frame, verified\n"
+        f"{made.preview}   source | teacher | student\n"
+        f"{made.report}   pictures, curves, parity, latency\n"
+        f"held-out motion: {metrics['psnr_db']:.1f} dB PSNR, SSIM {metrics['ssim']:.3f}, "
+        f"energy ratio {metrics['energy_ratio']:.2f}; {made.seconds / 60:.1f} minutes in all\n"
+        f"Next: superface animate {made.bundle} --driving CLIP.mp4",
+        file=sys.stderr if arguments.json else sys.stdout,
+    )
+    if arguments.json:
+        print(json.dumps(summary))
+    return 0
+
+
+def _ask_consent() -> str | None:
+    """A yes from whoever sits at the terminal; elsewhere the statement that using the command makes."""
+    statement = "the person in the photo, or whoever may speak for them, agreed to this avatar"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        print(
+            f"By making this avatar you state that {statement} (--consent says who, and how).",
+            file=sys.stderr,
+        )
+        return None
+    print(f"Is it true that {statement}? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise InputError("No avatar is made without consent.")
+    return f"Confirmed at the terminal: {statement}."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, or 1 where a check failed, 2 for a mistake, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="superface",
+        description="One photo in, a personal talking avatar out, in real time on cheap phones.",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="make|animate|track|bench|check")
+    _add_make(verbs.add_parser("make", help="photo → avatar bundle, preview and report"))
+    add_commands(verbs)
+    parsed = parser.parse_args(arguments)
+    return run_safely(lambda: int(parsed.run(parsed)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
