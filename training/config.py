@@ -41,3 +41,30 @@ class LossWeights:
     head_pose: float = 10.0
     reconstruction: float = 1.0
     local: float = 100.0
+    sharpness: float = 0.0
+    """Not in the paper: pixel steps (see training/losses.py)."""
+
+
+@dataclass(frozen=True)
+class DistilConfig:
+    """One distillation run. `minutes` or `steps` bounds it; all else stays the same when a run is resumed."""
+
+    gflops: float = TIERS["standard"]
+    minutes: float | None = 6.5
+    """Training time, without rendering the teacher's frames; ignored where `steps` is given."""
+    steps: int | None = None
+    """Steps of both stages together, for runs that must repeat exactly."""
+    motion_share: float = 0.2
+    """Part of the run in which the motion network alone learns the teacher's motion field."""
+    batch: int = 4
+    motion_batch: int = 16
+    learning_rate: float = 1.5e-3
+    ema: float = 0.995
+    seed: int = 0
+    weights: LossWeights = LossWeights(local=10.0, sharpness=1.0)
+    keypoints: bool = True
+    """Ablation (paper Table 5): the teacher's neural keypoints drive the student; else local landmarks alone."""
+    appearance: bool = True
+    """Ablation (paper Table 5): F_2D from the teacher's appearance volume; else a blank one."""
+    motion_field: bool = True
+    """Ablation: the teacher's motion field teaches the motion network first; else end to end from the start."""

@@ -91,19 +91,20 @@ def student_cost(config: StudentConfig) -> Cost:
 
 
 @lru_cache
-def student_config(gflops: float = TIERS["standard"]) -> StudentConfig:
+def student_config(gflops: float = TIERS["standard"], *, volume_channels: int = 192) -> StudentConfig:
     """The widest student that costs at most `gflops` a frame (2 per multiply-accumulate, everything included).
 
     Raises:
         ValueError: below 0.4 GFLOPs, where no picture is left.
     """
     best = None
-    # One number scales everything; multiples of 8 keep every runtime's convolutions on their fast path.
-    for width in range(16, 257, 8):
+    # One number scales everything. Multiples of 16 (8 for the smallest) keep convolutions on their fast path.
+    for width in (*range(16, 64, 8), *range(64, 257, 16)):
         config = StudentConfig(
-            motion_channels=max(16, width // 2 // 8 * 8),
+            motion_channels=max(16, width // 2 // 16 * 16),
             coarse_channels=width,
-            fine_channels=max(8, width // 2),
+            fine_channels=width // 2 // 4 * 4,
+            volume_channels=volume_channels,
         )
         if student_cost(config).gflops > gflops:
             break

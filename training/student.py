@@ -1,16 +1,19 @@
 """The student φ: the network that runs on the phone, one person each (paper Sec. 3.2).
 
-    keypoints, local landmarks ─┬─▶ code ─▶ basis fields ──────────────┐
-                                └─▶ heat-maps ─▶ dense motion network ─┴▶ motion field, occlusion
-    motion field ─┬─▶ warp of F_2D at 64 px ─▶ generator at 64 and 128 px ─▶ pixel shuffle ─▶ mask, paint
-                  └─▶ warp of the photo at 512 px ─────────────────────────▶ frame = canvas·(1-mask) + photo·mask + paint
+    keypoints, local landmarks ─┬─▶ mixer ─▶ basis fields ───────────────┐
+                                └─▶ heat-maps ─▶ dense motion network ───┴─▶ motion field, occlusion
+    motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ gate, paint
+                  └─▶ warp of the layer (RGBA) at 512 px ──┬───────▲
+    frame = canvas + alpha · gate · (layer - canvas) + paint ◀─────┘
 
-The photo itself is warped at full resolution: that costs no multiplications and keeps skin as sharp as it is.
-The canvas is a learned picture that stays where it is: revealed background, and a ground for painting.
+The layer is the photo with a learned matte. Warped at full resolution it costs no multiplications, keeps skin as
+sharp as it is, and carries the head's outline along: the field need not jump there, so it stays smooth. The canvas
+is a learned picture that stays where it is: what the head reveals, and a ground for painting.
 
 Everything that depends on the person alone is a constant. Only operations that every runtime runs natively are
-used: plain convolutions, slices, softmax over the last axis, `bmm`, bilinear resize to a fixed size, pixel shuffle
-and the 2-D warp (docs/conventions.md). Letters: N batch, C channels, H W pixels, K keypoints, M local landmarks.
+used: plain convolutions, slices, softmax over the last axis, `bmm`, bilinear resize to a fixed size, pixel
+shuffle and the 2-D warp (docs/conventions.md). Letters: N batch, C channels, H W pixels, K keypoints, M local
+landmarks.
 
 Mirrored by: edge/student.py.
 """
@@ -35,6 +38,8 @@ FINE = 128
 """Width and height of the generator's last maps; pixel shuffle by 4 makes the frame."""
 SHUFFLE = SIZE // FINE
 POINTS = KEYPOINTS + LOCAL_LANDMARKS
+CELL = 2 / (FIELD - 1)
+"""Distance between two cells of the field: the unit in which the network corrects it."""
 
 
 class Motion(NamedTuple):
@@ -157,7 +162,7 @@ class DenseMotionTrunk(_Trunk):
 
 
 class Generator(_Trunk):
-    """Warped features and photo → mask and paint (GEN of the paper, at 64 and 128 px)."""
+    """Warped features and a draft of the frame → paint and gate (GEN of the paper, at 64 and 128 px)."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -171,14 +176,14 @@ class Generator(_Trunk):
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)
 
-    def forward(self, features: torch.Tensor, hints: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
-        """Features [N, C, 64, 64] (warped, occluded), hints [N, C, 64, 64], warped photo [N, 3, 512, 512].
+    def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
+        """Features [N, C, 64, 64] (warped, occluded), hints [N, C, 64, 64], draft [N, 3, 512, 512].
 
-        Returns float32 [N, 4, 512, 512]: paint RGB, then the mask's logit.
+        Returns float32 [N, 4, 512, 512]: paint RGB, then the gate's logit.
         """
         with self._scope(features):
             x = self.coarse(F.relu(self.enter(torch.cat([features, hints], 1))))
-            x = self.widen(resize(x, FINE)) + self.look(F.pixel_unshuffle(photo, SHUFFLE))
+            x = self.widen(resize(x, FINE)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
             x = self.paint(self.fine(F.relu(x)))
         if self.precision:
             x = x.float()
@@ -198,23 +203,27 @@ class Student(nn.Module):
         super().__init__()
         self.config = config
         self.mixer = nn.Sequential(
-            nn.Linear(2 * POINTS, 128),
+            nn.Linear(2 * POINTS, 256),
             nn.ReLU(),
-            nn.Linear(128, 128),
+            nn.Linear(256, 256),
             nn.ReLU(),
-            nn.Linear(128, config.code_size),
+            nn.Linear(256, config.code_size),
         )
+        with torch.no_grad():
+            self.mixer[0].weight.mul_(8)  # offsets are a tenth of a crop: bring them to the order of 1
         self.basis = nn.Linear(config.code_size, FIELD * FIELD * 2)
         self.motion_trunk = DenseMotionTrunk(config.motion_channels, KEYPOINTS + 1 + 2 + 1)
         self.generator = Generator(config)
+        self.layer = nn.Parameter(torch.zeros(1, 4, SIZE, SIZE))
         self.canvas = nn.Parameter(torch.zeros(1, 3, SIZE, SIZE))
         self.distributor = AppearanceDistributor(config.volume_channels, config.feature_channels)
         nn.init.zeros_(self.basis.bias)
         nn.init.normal_(self.basis.weight, std=1e-3)
         nn.init.zeros_(self.motion_trunk.heads.weight)
         nn.init.zeros_(self.motion_trunk.heads.bias)
+        # At first every cell follows the basis fields (97 %): they are right within seconds.
+        nn.init.constant_(self.motion_trunk.heads.bias[KEYPOINTS : KEYPOINTS + 1], 6.0)
 
-        self.register_buffer("photo", torch.zeros(1, 3, SIZE, SIZE))
         self.register_buffer("source_points", torch.zeros(1, POINTS, 2))
         self.register_buffer("source_heat", torch.zeros(1, POINTS, HEATMAP, HEATMAP))
         self.register_buffer("appearance_features", torch.zeros(1, config.feature_channels, FIELD, FIELD))
@@ -223,14 +232,14 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def bind(self, identity: Identity) -> "Student":
-        """Store the person: photo, source keypoints and landmarks, appearance features; the canvas starts as the photo.
+        """Store the person: photo, source keypoints and landmarks, appearance features.
 
-        Returns itself. Raises nothing: the identity was checked by the teacher.
+        Layer and canvas start as the photo; training.layers finds better starts. Returns itself.
         """
         local = identity.source_landmarks[torch.from_numpy(LOCAL), :2]
-        points = torch.cat([identity.keypoints[:, :2], local])[None].to(self.photo)
-        self.photo.copy_(identity.source_image[None])
-        self.canvas.copy_(self.photo)
+        points = torch.cat([identity.keypoints[:, :2], local])[None].to(self.canvas)
+        self.canvas.copy_(identity.source_image[None])
+        self.layer.copy_(torch.cat([self.canvas, torch.ones_like(self.canvas[:, :1])], 1))
         self.source_points.copy_(points)
         self.source_heat.copy_(heatmaps(points, self.axis))
         self.distribute(identity.appearance_volume)
@@ -239,7 +248,7 @@ class Student(nn.Module):
     @torch.no_grad()
     def distribute(self, appearance_volume: torch.Tensor) -> None:
         """Freeze F_2D, what the distributor makes of the teacher's volume [C, D, H, W], as a constant of the graph."""
-        self.appearance_features.copy_(self.distributor(appearance_volume.to(self.photo)))
+        self.appearance_features.copy_(self.distributor(appearance_volume.to(self.canvas)))
 
     def motion(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Motion:
         """Dense motion from driving keypoints [N, K, 2] and local landmarks [N, M, 2]."""
@@ -255,7 +264,7 @@ class Student(nn.Module):
         assignment = torch.softmax(logits, -1)
         follow = torch.bmm(assignment[:, :, :KEYPOINTS], -offsets[:, :KEYPOINTS])
         rest = heads[:, KEYPOINTS + 1 : KEYPOINTS + 3].flatten(2).transpose(1, 2)
-        field = self.grid + base + follow + rest
+        field = self.grid + follow + assignment[:, :, KEYPOINTS:] * base + rest * CELL
         occlusion = torch.sigmoid(heads[:, KEYPOINTS + 3 :])
         return Motion(field.reshape(-1, FIELD, FIELD, 2), occlusion, hints)
 
@@ -265,25 +274,26 @@ class Student(nn.Module):
         """N frames at once, for training: keypoints [N, K, 2], local landmarks [N, M, 2], F_2D [1, C, 64, 64]."""
         batch = (len(keypoints), -1, -1, -1)
         motion = self.motion(keypoints, local_landmarks)
-        return Animation(self.paint(motion, features.expand(batch), self.photo.expand(batch)), motion)
+        return Animation(self.paint(motion, features.expand(batch), self.layer.expand(batch)), motion)
 
-    def paint(self, motion: Motion, features: torch.Tensor, photo: torch.Tensor) -> torch.Tensor:
-        """The frame [N, 3, 512, 512] for a motion; features [N, C, 64, 64] and photo [N, 3, 512, 512] unwarped."""
+    def paint(self, motion: Motion, features: torch.Tensor, layer: torch.Tensor) -> torch.Tensor:
+        """The frame [N, 3, 512, 512] for a motion; features [N, C, 64, 64], layer [N, 4, 512, 512] unwarped."""
         warped_features = warp(features, motion.field) * motion.occlusion
         # Corner cells sit on corner pixels, so an identity field stays one at every size.
         field = F.interpolate(
             motion.field.permute(0, 3, 1, 2), size=(SIZE, SIZE), mode="bilinear", align_corners=True
         ).permute(0, 2, 3, 1)
-        warped_photo = warp(photo, field)
-        painted = self.generator(warped_features, motion.hints, warped_photo)
-        mask = torch.sigmoid(painted[:, 3:4] + MASK_BIAS)
-        return self.canvas + mask * (warped_photo - self.canvas) + painted[:, 0:3]
+        warped_layer = warp(layer, field)
+        over = (warped_layer[:, 0:3] - self.canvas) * warped_layer[:, 3:4]
+        painted = self.generator(warped_features, motion.hints, self.canvas + over)
+        gate = torch.sigmoid(painted[:, 3:4] + GATE_BIAS)
+        return self.canvas + gate * over + painted[:, 0:3]
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
         """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""
         motion = self.motion(keypoints, local_landmarks)
-        return self.paint(motion, self.appearance_features, self.photo).clamp(0, 1)
+        return self.paint(motion, self.appearance_features, self.layer).clamp(0, 1)
 
 
-MASK_BIAS = 3.0
-"""The mask starts at 0.95: the warped photo shows, and the canvas can still be learned."""
+GATE_BIAS = 3.0
+"""The gate starts at 0.95: the warped layer shows, and what lies under it can still be learned."""

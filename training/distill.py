@@ -1,0 +1,521 @@
+"""Distillation: a student φ learns one person from a teacher Φ (paper Sec. 3.2). One loop, read `distil` top to bottom.
+
+What the teacher delivers, and the switch of `DistilConfig` that takes it away (paper Table 5):
+
+    frames                 always
+    keypoints p_2D         keypoints       the student is driven by the teacher's neural keypoints
+    appearance volume      appearance      F_2D is made from it by the distributor
+    motion field           motion_field    the motion network learns it before any pixel is compared
+    discriminator          pass `discriminator`; a teacher without one delivers none
+
+What it does: renders the tracks once into the run folder; fits the basis fields in closed form; teaches the motion
+network alone; then trains everything end to end on pixels. What it does not: landmarks, retargeting, export.
+
+The run folder holds all that is needed to go on. A killed run continues at its last checkpoint (every 20 s), and
+the order of the data depends on the seed and the step alone, so a run of fixed `steps` ends with the same weights
+however often it was stopped.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from edge.errors import InputError
+from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.topology import LANDMARKS, LOCAL
+from training.checkpoint import load_tensors, save_student, save_tensors
+from training.config import DistilConfig
+from training.flops import student_config
+from training.layers import extend_field, find_canvas, find_matte, fit_basis, moving_cells
+from training.losses import Discriminator, Features, motion_loss, student_loss
+from training.metrics import Fidelity, FidelityMeter
+from training.student import Student
+from training.teachers import Identity, Teacher
+
+CHUNK = 16
+"""Frames that the teacher renders at once; a killed run repeats one chunk at most."""
+SAVE_EVERY_S = 20.0
+HISTORY_EVERY_S = 3.0
+PREVIEW_EVERY_S = 45.0
+PREVIEW_FRAMES = 8
+"""Held-out frames behind the PSNR points of the history."""
+
+Progress = Callable[[str, float, str], None]
+"""Called with what is being done, the share done (0..1), and a short note."""
+
+
+class RenderedTrack(NamedTuple):
+    """A track as the teacher rendered it: memory-mapped arrays of T frames."""
+
+    frames: np.ndarray
+    """uint8 [T, 3, 512, 512], RGB."""
+    keypoints: np.ndarray
+    """float32 [T, K, 2]."""
+    local_landmarks: np.ndarray
+    """float32 [T, M, 2]."""
+    motion_field: np.ndarray
+    """float32 [T, 64, 64, 2]."""
+    occlusion: np.ndarray
+    """float32 [T, 1, 64, 64]."""
+
+
+class DistilResult(NamedTuple):
+    """A trained person."""
+
+    student: Student
+    """Averaged (EMA) weights, bound, in evaluation mode, on the CPU; also in `student.safetensors`."""
+    fidelity: Fidelity
+    """Against the teacher on the held-out track."""
+    history: list[dict[str, Any]]
+    """Loss curves and held-out PSNR over time; also in `history.json`."""
+    training: RenderedTrack
+    held_out: RenderedTrack
+    seconds: float
+    """Training time, earlier starts included."""
+    steps: int
+
+
+def print_progress() -> Progress:
+    """A bar with the time left on a terminal; elsewhere one plain line at the start and every tenth."""
+    bars: dict[str, tqdm] = {}
+    tenths: dict[str, int] = {}
+
+    def bar(stage: str, share: float, note: str) -> None:
+        if stage not in bars:
+            layout = "{desc:22} {percentage:3.0f}%|{bar}| {elapsed} < {remaining} {postfix}"
+            bars[stage] = tqdm(total=1.0, desc=stage, bar_format=layout)
+        bars[stage].set_postfix_str(note, refresh=False)
+        bars[stage].update(share - bars[stage].n)
+        if share >= 1:
+            bars.pop(stage).close()
+
+    def line(stage: str, share: float, note: str) -> None:
+        if tenths.get(stage) != int(10 * share):
+            tenths[stage] = int(10 * share)
+            print(f"{stage}: {100 * share:.0f} % {note}".rstrip(), flush=True)
+
+    return bar if sys.stderr.isatty() else line
+
+
+def _silent(stage: str, share: float, note: str) -> None:
+    pass
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1))
+    os.replace(temporary, path)
+
+
+def _fingerprint(identity: Identity, teacher: Teacher, landmarks: np.ndarray) -> str:
+    digest = hashlib.sha256(teacher.name.encode())
+    for tensor in (identity.source_image, identity.source_landmarks, torch.from_numpy(landmarks)):
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def render_track(
+    identity: Identity,
+    teacher: Teacher,
+    landmarks: np.ndarray,
+    folder: Path,
+    *,
+    label: str = "rendering",
+    progress: Progress = _silent,
+) -> RenderedTrack:
+    """The teacher's frames, keypoints and motion for a track, made once and kept in `folder`.
+
+    Args:
+        identity: what `teacher.prepare` gave.
+        teacher: who renders.
+        landmarks: float32 [T, 478, 3], retargeted to this person, crop coordinates.
+        folder: created if need be; a half-rendered track there is continued.
+        label: the stage's name in progress reports.
+        progress: told after each chunk.
+
+    Raises:
+        InputError: when the landmarks are no finite [T, 478, 3], or the disk is too full.
+    """
+    landmarks = np.ascontiguousarray(landmarks, dtype=np.float32)
+    count = len(landmarks)
+    if landmarks.shape != (count, LANDMARKS, 3) or not count or not np.isfinite(landmarks).all():
+        raise InputError(
+            f"A track to render has shape {landmarks.shape}; expected finite landmarks (T, {LANDMARKS}, 3), T ≥ 1."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = {
+        "frames": ((count, 3, SIZE, SIZE), np.uint8),
+        "keypoints": ((count, KEYPOINTS, 2), np.float32),
+        "local_landmarks": ((count, LOCAL_LANDMARKS, 2), np.float32),
+        "motion_field": ((count, FIELD, FIELD, 2), np.float32),
+        "occlusion": ((count, 1, FIELD, FIELD), np.float32),
+    }
+    state_path = folder / "state.json"
+    fingerprint = _fingerprint(identity, teacher, landmarks)
+    try:
+        state = json.loads(state_path.read_text())
+        done = int(state["done"]) if state["fingerprint"] == fingerprint else 0
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False) for name in shapes
+        }
+        if any(arrays[name].shape != shape for name, (shape, _) in shapes.items()):
+            done = 0
+    except (OSError, ValueError, KeyError, TypeError):
+        done = 0
+    if not done:
+        state_path.unlink(missing_ok=True)
+        need = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in shapes.values())
+        free = shutil.disk_usage(folder).free
+        if free < need + 2**27:
+            raise InputError(
+                f"{folder} has {free / 1e9:.1f} GB left; the teacher's frames need {need / 1e9:.1f} GB and some room. "
+                "Free some space or choose another run folder."
+            )
+        arrays = {
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+            for name, (shape, kind) in shapes.items()
+        }
+    for start in range(done, count, CHUNK):
+        rows = slice(start, min(start + CHUNK, count))
+        chunk = torch.from_numpy(landmarks[rows])
+        rendering = teacher.render(identity, chunk)
+        frames = rendering.frames.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        arrays["frames"][rows] = frames.cpu().numpy()
+        arrays["keypoints"][rows] = rendering.keypoints[..., :2].cpu().numpy()
+        arrays["local_landmarks"][rows] = landmarks[rows][:, LOCAL, :2]
+        arrays["motion_field"][rows] = rendering.motion_field.cpu().numpy()
+        arrays["occlusion"][rows] = rendering.occlusion.cpu().numpy()
+        _write_json(state_path, {"fingerprint": fingerprint, "done": rows.stop})
+        progress(label, rows.stop / count, f"{rows.stop}/{count} frames")
+    return RenderedTrack(**arrays)
+
+
+class _Batch(NamedTuple):
+    """Rows of a rendered track as tensors, named as there; frames in 0..1."""
+
+    frames: torch.Tensor
+    keypoints: torch.Tensor
+    local_landmarks: torch.Tensor
+    motion_field: torch.Tensor
+    occlusion: torch.Tensor
+
+
+class _Targets(NamedTuple):
+    """What the motion network learns, for all T frames."""
+
+    field: torch.Tensor
+    moving: torch.Tensor
+
+
+def _targets(track: RenderedTrack) -> _Targets:
+    fields, masks = [], []
+    for start in range(0, len(track.frames), 64):
+        field = torch.from_numpy(np.array(track.motion_field[start : start + 64]))
+        moving = moving_cells(field, torch.from_numpy(np.array(track.occlusion[start : start + 64])))
+        fields.append(extend_field(field, moving))
+        masks.append(moving)
+    return _Targets(torch.cat(fields), torch.cat(masks))
+
+
+def _load(
+    track: RenderedTrack, rows: np.ndarray | slice, device: torch.device, config: DistilConfig
+) -> _Batch:
+    tensors = [torch.from_numpy(np.array(array[rows])).to(device) for array in track]
+    batch = _Batch(*tensors)
+    batch = batch._replace(frames=batch.frames.float() / 255)
+    if not config.keypoints:
+        batch = batch._replace(keypoints=torch.zeros_like(batch.keypoints))
+    return batch
+
+
+def _rows(step: int, batch: int, count: int, seed: int) -> np.ndarray:
+    """The frames of a step: shuffled rounds through the track, a function of seed and step alone."""
+    places = np.arange(step * batch, (step + 1) * batch)
+    rounds = {
+        int(r): np.random.default_rng([seed, int(r)]).permutation(count) for r in np.unique(places // count)
+    }
+    return np.array([rounds[int(p) // count][p % count] for p in places])
+
+
+def _cosine(share: float, warm_up: float = 0.03, floor: float = 0.02) -> float:
+    """Learning rate factor over a stage: a short rise, then half a cosine."""
+    if share < warm_up:
+        return max(0.05, share / warm_up)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (share - warm_up) / (1 - warm_up))))
+
+
+def _precision(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the machine multiplies it faster than float32, else None."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+
+
+@contextmanager
+def _averaged(student: Student, average: dict[str, torch.Tensor]) -> Iterator[None]:
+    """The student with its averaged weights, and F_2D made from them, for the length of a block."""
+    own = {name: p.detach().clone() for name, p in student.named_parameters()}
+    with torch.no_grad():
+        for name, p in student.named_parameters():
+            p.copy_(average[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, p in student.named_parameters():
+                p.copy_(own[name])
+
+
+@torch.no_grad()
+def evaluate(
+    student: Student, track: RenderedTrack, config: DistilConfig, rows: np.ndarray | None = None
+) -> Fidelity:
+    """The bound student against the teacher's frames, on all frames of a track or the given rows."""
+    meter = FidelityMeter()
+    device = student.grid.device
+    rows = np.arange(len(track.frames)) if rows is None else rows
+    for start in range(0, len(rows), 4):
+        batch = _load(track, rows[start : start + 4], device, config)
+        made = student.animate(batch.keypoints, batch.local_landmarks, student.appearance_features)
+        meter.add(made.image.clamp(0, 1), batch.frames)
+    return meter.result()
+
+
+def distil(
+    identity: Identity,
+    teacher: Teacher,
+    run_folder: Path,
+    *,
+    training_landmarks: np.ndarray,
+    held_out_landmarks: np.ndarray,
+    config: DistilConfig | None = None,
+    perceptual: Features | None = None,
+    discriminator: Discriminator | None = None,
+    progress: Progress | None = None,
+) -> DistilResult:
+    """A student of this person, taught by this teacher on these tracks.
+
+    Args:
+        identity: what `teacher.prepare` gave.
+        teacher: renders both tracks once.
+        run_folder: everything to resume; created if need be. One person and teacher per folder: where it holds
+            another's frames, they are rendered anew and training starts over.
+        training_landmarks: float32 [T, 478, 3], retargeted to this person; varied poses teach more than many.
+        held_out_landmarks: float32 [T, 478, 3], a track of other motion; it measures and never trains.
+        config: sizes, time and switches.
+        perceptual: feature maps for L_P, where a network is at hand; weighed by `config.weights.perceptual`.
+        discriminator: for L_G, where the teacher delivers one.
+        progress: default: a bar on a terminal, plain lines elsewhere.
+
+    Returns:
+        The student with its figures on the held-out track.
+
+    Raises:
+        InputError: tracks that cannot be rendered, a full disk, a damaged checkpoint.
+    """
+    config = config or DistilConfig()
+    progress = progress or print_progress()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tracks = {}
+    for name, landmarks in (("training", training_landmarks), ("held_out", held_out_landmarks)):
+        label = f"rendering {name.replace('_', '-')}"
+        tracks[name] = render_track(
+            identity, teacher, landmarks, run_folder / name, label=label, progress=progress
+        )
+    training, held_out = tracks["training"], tracks["held_out"]
+
+    torch.manual_seed(config.seed)
+    volume = identity.appearance_volume if config.appearance else torch.zeros_like(identity.appearance_volume)
+    channels = volume.shape[0] * volume.shape[1] * (volume.shape[-1] // FIELD) ** 2
+    student = Student(student_config(config.gflops, volume_channels=channels))
+    student.bind(identity._replace(appearance_volume=volume))
+    volume = volume.to(device)
+    student.to(device).train()
+    for trunk in (student.motion_trunk, student.generator, student.distributor):
+        trunk.to(memory_format=torch.channels_last)
+    # Learning rates follow the size of what is learned: basis fields and textures are right from the start.
+    groups = [
+        (student.motion_trunk.parameters(), 1.0),
+        (student.mixer.parameters(), 0.2),
+        (student.basis.parameters(), 0.01),
+        (student.generator.parameters(), 1.0),
+        (student.distributor.parameters(), 1.0),
+        ([student.layer, student.canvas], 1.0),
+    ]
+    optimiser = torch.optim.Adam(
+        [{"params": list(p), "scale": f} for p, f in groups], betas=(0.9, 0.99), fused=True
+    )
+    average = {name: p.detach().clone() for name, p in student.named_parameters()}
+    history: list[dict[str, Any]] = []
+    step, seconds = 0, 0.0
+
+    checkpoint = run_folder / "checkpoint.safetensors"
+    made_by = asdict(config) | {"minutes": None, "steps": None, "frames": _track_id(run_folder)}
+    targets = _targets(training)
+    resumed = _resume(checkpoint, made_by, student, optimiser, average)
+    if resumed:
+        step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
+    elif config.motion_field:
+        progress("layers", 0.0, "")
+        begun = time.monotonic()
+        everything = _load(
+            training._replace(frames=training.frames[:, :, :1, :1]), slice(None), device, config
+        )
+        points = torch.cat([everything.keypoints, everything.local_landmarks], 1)
+        fit_basis(student, points, targets.field.to(device), targets.moving.to(device))
+        with torch.no_grad():
+            student.layer[:, 3:] = find_matte(
+                torch.from_numpy(np.array(training.motion_field)), targets.moving
+            )
+            photo = identity.source_image[None].cpu().float()
+            student.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
+        seconds += time.monotonic() - begun
+        for name, p in student.named_parameters():
+            average[name].copy_(p)
+        progress("layers", 1.0, "")
+    student.motion_trunk.precision = student.generator.precision = _precision(device)
+    motion_share = config.motion_share if config.motion_field else 0.0
+
+    def save() -> None:
+        record = {"made_by": made_by, "step": step, "seconds": seconds, "history": history}
+        save_tensors(checkpoint, _training_state(student, optimiser, average), record)
+
+    started = time.monotonic() - seconds
+    saved = noted = previewed = seconds
+    while (share := step / config.steps if config.steps is not None else seconds / (60 * config.minutes)) < 1:
+        learns_motion = share < motion_share
+        stage = "motion" if learns_motion else "frames"
+        local_share = share / motion_share if learns_motion else (share - motion_share) / (1 - motion_share)
+        rate = config.learning_rate * _cosine(local_share)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["scale"]
+
+        size = config.motion_batch if learns_motion else config.batch
+        rows = _rows(step, size, len(training.frames), config.seed)
+        optimiser.zero_grad(set_to_none=True)
+        if learns_motion:
+            batch = _load(training._replace(frames=training.frames[:, :, :1, :1]), rows, device, config)
+            motion = student.motion(batch.keypoints, batch.local_landmarks)
+            loss = motion_loss(
+                motion, targets.field[rows].to(device), batch.occlusion, targets.moving[rows].to(device)
+            )
+            note: dict[str, float] = {}
+        else:
+            batch = _load(training, rows, device, config)
+            made = student.animate(batch.keypoints, batch.local_landmarks, student.distributor(volume))
+            terms = student_loss(
+                made.image,
+                batch.frames,
+                batch.local_landmarks,
+                config.weights,
+                perceptual=perceptual,
+                discriminator=discriminator,
+            )
+            # The delivered field keeps holding the motion network while pixels pull at it.
+            loss = terms.total
+            if config.motion_field:
+                loss = loss + 0.01 * motion_loss(
+                    made.motion,
+                    targets.field[rows].to(device),
+                    batch.occlusion,
+                    targets.moving[rows].to(device),
+                )
+            note = {name: round(value.item(), 5) for name, value in terms._asdict().items() if value.item()}
+        loss.backward()
+        optimiser.step()
+        decay = min(config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.values()), list(student.parameters()), 1 - decay)
+
+        step += 1
+        seconds = time.monotonic() - started
+        if seconds - noted > HISTORY_EVERY_S or step == 1:
+            noted = seconds
+            history.append(
+                {"step": step, "seconds": round(seconds, 2), "stage": stage, "loss": loss.item()} | note
+            )
+            progress("training", share, f"step {step}, {stage}, loss {loss.item():.4f}")
+        if seconds - previewed > PREVIEW_EVERY_S:
+            previewed = seconds
+            chosen = np.linspace(0, len(held_out.frames) - 1, PREVIEW_FRAMES).astype(int)
+            with _averaged(student, average):
+                student.distribute(volume)
+                psnr_db = evaluate(student, held_out, config, chosen).psnr_db
+            history.append({"step": step, "seconds": round(seconds, 2), "stage": stage, "psnr_db": psnr_db})
+        if seconds - saved > SAVE_EVERY_S:
+            saved = seconds
+            save()
+    save()
+    progress("training", 1.0, f"step {step}")
+
+    with torch.no_grad():
+        for name, p in student.named_parameters():
+            p.copy_(average[name])
+    student.motion_trunk.precision = student.generator.precision = None
+    student.distribute(volume)
+    student = student.cpu().to(memory_format=torch.contiguous_format).eval()
+    fidelity = evaluate(student, held_out, config)
+    _write_json(run_folder / "history.json", history)
+    save_student(
+        run_folder / "student.safetensors",
+        student,
+        {"teacher": teacher.name, "distil": asdict(config), "fidelity": fidelity._asdict(), "steps": step},
+    )
+    return DistilResult(student, fidelity, history, training, held_out, seconds, step)
+
+
+def _track_id(run_folder: Path) -> str:
+    return json.loads((run_folder / "training" / "state.json").read_text())["fingerprint"]
+
+
+def _training_state(
+    student: Student, optimiser: torch.optim.Optimizer, average: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Weights, their average and Adam's moments, under flat names."""
+    state = {f"student/{name}": p for name, p in student.named_parameters()}
+    state |= {f"average/{name}": p for name, p in average.items()}
+    for name, p in student.named_parameters():
+        for key, value in optimiser.state.get(p, {}).items():
+            state[f"adam/{key}/{name}"] = value
+    return state
+
+
+def _resume(
+    checkpoint: Path,
+    made_by: dict[str, Any],
+    student: Student,
+    optimiser: torch.optim.Optimizer,
+    average: dict[str, torch.Tensor],
+) -> dict[str, Any] | None:
+    """Put a checkpoint's state in place and return its record; None where there is none of this very run."""
+    if not checkpoint.exists():
+        return None
+    tensors, record = load_tensors(checkpoint)
+    if record["made_by"] != json.loads(json.dumps(made_by)):
+        return None
+    with torch.no_grad():
+        for name, p in student.named_parameters():
+            p.copy_(tensors[f"student/{name}"])
+            average[name].copy_(tensors[f"average/{name}"])
+            moments = {
+                key: tensors[f"adam/{key}/{name}"].to("cpu" if key == "step" else p.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"adam/{key}/{name}" in tensors
+            }
+            if moments:
+                optimiser.state[p] = moments
+    return record

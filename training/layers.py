@@ -1,0 +1,175 @@
+"""A student's start, found in closed form from the teacher's rendered track: layers, and the basis of their motion.
+
+The teacher's field jumps at the head's outline: inside it the photo moves, outside it rests. A coarse field cannot
+place that jump, but a matte warped at full resolution can. So the field is extended beyond the outline as if the
+whole plane moved with the head (`extend_field`), the matte says which source pixels move (`find_matte`), and
+the canvas collects what is seen at rest (`find_canvas`). Where all of a teacher's picture moves, nothing rests and
+all of this leaves the field as it is.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from edge.spec import FIELD, SIZE
+from training.student import Student, identity_grid
+
+REST = 0.6 * 2 / (SIZE - 1)
+"""Displacement below which a cell rests: 0.6 pixels."""
+MATTE = 128
+"""Width and height of the matte's first estimate."""
+
+
+def moving_cells(field: torch.Tensor, occlusion: torch.Tensor) -> torch.Tensor:
+    """Cells that show the source somewhere else than where it was.
+
+    Args:
+        field: float32 [N, 64, 64, 2], the teacher's.
+        occlusion: float32 [N, 1, 64, 64], 1 = visible in the source.
+
+    Returns:
+        float32 [N, 64, 64, 1] of 0 and 1.
+    """
+    away = (field - identity_grid(FIELD).to(field)).norm(dim=-1, keepdim=True) > REST
+    return (away & (occlusion.permute(0, 2, 3, 1) > 0.5)).float()
+
+
+def extend_field(field: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    """The moving part's field [N, 64, 64, 2], carried on over resting and hidden cells.
+
+    Far away it is the affine motion that fits the moving cells best (so that the plane outside the head stays
+    outside); near them the difference from it fades over a few cells. `moving` is [N, 64, 64, 1]. Frames with fewer
+    than 32 moving cells are returned as they are.
+    """
+    grid = identity_grid(FIELD).to(field)
+    displacement = (field - grid).flatten(1, 2)
+    places = torch.cat([grid, torch.ones_like(grid[..., :1])], -1).flatten(1, 2).expand(len(field), -1, -1)
+    weight = moving.flatten(1, 2)
+    gram = (places * weight).mT @ places + 1e-3 * torch.eye(3).to(field)
+    affine = torch.linalg.solve(gram, (places * weight).mT @ displacement)
+    far = (places @ affine).view_as(field)
+    difference = (((field - grid) - far) * moving).permute(0, 3, 1, 2)
+    known = moving.permute(0, 3, 1, 2)
+    fade = known.clone()
+    for _ in range(10):
+        share = F.avg_pool2d(known, 3, 1, 1)
+        spread = F.avg_pool2d(difference * known, 3, 1, 1) / share.clamp(min=1e-6)
+        fresh = (share > 0).float() * (1 - known)
+        difference = difference * known + spread * fresh
+        fade = fade + fresh * 0.8 * F.max_pool2d(fade, 3, 1, 1)
+        known = known + fresh
+    extended = grid + far + (difference * fade).permute(0, 2, 3, 1)
+    enough = (moving.flatten(1).sum(1) >= 32).view(-1, 1, 1, 1)
+    return torch.where(enough, torch.where(moving > 0, field, extended), field)
+
+
+def find_matte(field: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    """Which source pixels belong to the moving layer: float32 [1, 1, 512, 512] in 0..1.
+
+    A source pixel is moving if cells that move read it more often than cells at rest do. Only frames in which much
+    has moved are asked; if there are none, everything is taken to move.
+    """
+    much = moving.flatten(1).sum(1) >= 32
+    shift = (field - identity_grid(FIELD).to(field)).norm(dim=-1, keepdim=True)
+    much &= (shift * moving).flatten(1).sum(1) / moving.flatten(1).sum(1).clamp(min=1) > 8 * REST
+    if not much.any():
+        return field.new_ones(1, 1, SIZE, SIZE)
+    counts = field.new_zeros(2, MATTE * MATTE)
+    for one, mask in zip(field[much].split(32), moving[much].split(32), strict=True):
+        fine = F.interpolate(one.permute(0, 3, 1, 2), (MATTE, MATTE), mode="bilinear", align_corners=True)
+        moves = F.interpolate(mask.permute(0, 3, 1, 2), (MATTE, MATTE), mode="nearest").flatten()
+        x, y = ((fine + 1) * ((MATTE - 1) / 2)).round().clamp(0, MATTE - 1).long().unbind(1)
+        still = (fine - identity_grid(MATTE).to(fine).permute(0, 3, 1, 2)).norm(dim=1).flatten() < REST
+        place = (y * MATTE + x).flatten()
+        counts[0].index_add_(0, place, moves)
+        counts[1].index_add_(0, place, still.float() * (1 - moves))
+    counts = F.avg_pool2d(counts.view(1, 2, MATTE, MATTE), 3, 1, 1)
+    matte = counts[:, 0:1] / (counts.sum(1, keepdim=True) + 1e-3)
+    return F.interpolate(matte, (SIZE, SIZE), mode="bilinear", align_corners=True).clamp(0, 1)
+
+
+def find_canvas(
+    frames: np.ndarray, moving: torch.Tensor, photo: torch.Tensor, *, count: int = 150
+) -> torch.Tensor:
+    """What is seen where nothing moves: the mean of resting pixels over up to `count` frames, else of all pixels.
+
+    Args:
+        frames: uint8 [T, 3, 512, 512].
+        moving: float32 [T, 64, 64, 1].
+        photo: float32 [1, 3, 512, 512].
+        count: frames to look at.
+
+    Returns:
+        float32 [1, 3, 512, 512].
+    """
+    total, weight, everything = (
+        torch.zeros_like(photo),
+        torch.zeros_like(photo[:, :1]),
+        torch.zeros_like(photo),
+    )
+    rows = np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int)
+    for row in rows:
+        near = F.max_pool2d(moving[row].permute(2, 0, 1)[None], 3, 1, 1)
+        rests = 1 - F.interpolate(near, (SIZE, SIZE), mode="bilinear", align_corners=True)
+        frame = torch.from_numpy(np.array(frames[row])).to(photo)[None] / 255
+        total += frame * rests
+        weight += rests
+        everything += frame
+    seen = (weight / 3).clamp(max=1)
+    return seen * total / weight.clamp(min=1e-3) + (1 - seen) * everything / len(rows)
+
+
+def fit_basis(
+    student: Student,
+    points: torch.Tensor,
+    field: torch.Tensor,
+    moving: torch.Tensor,
+    *,
+    steps: int = 3000,
+    batch: int = 128,
+) -> None:
+    """Basis fields in closed form, and the mixer that finds their shares from keypoints and landmarks.
+
+    The basis is the principal components of the displacements, cells that move often counting most. The mixer then
+    learns the components' coefficients, a regression of a few numbers on a few numbers that takes seconds.
+
+    Args:
+        student: bound; its `basis` and `mixer` are set.
+        points: float32 [T, K + M, 2], driving keypoints and local landmarks.
+        field: float32 [T, 64, 64, 2], extended.
+        moving: float32 [T, 64, 64, 1].
+        steps: of the regression.
+        batch: frames a step.
+    """
+    often = (moving.mean(0) + 0.02).expand(FIELD, FIELD, 2).flatten().sqrt()
+    displacement = (field - identity_grid(FIELD).to(field)).flatten(1)
+    mean = displacement.mean(0)
+    # T frames are fewer than 8192 numbers, so the eigenvectors of the T × T Gram matrix give the components.
+    centred = ((displacement - mean) * often).double()
+    values, vectors = torch.linalg.eigh(centred @ centred.T)
+    size = min(student.config.code_size, len(field))
+    values, vectors = values.flip(0)[:size].clamp(min=1e-9), vectors.flip(1)[:, :size]
+    spread = (values / len(field)).sqrt()
+    components = (vectors / values.sqrt()).T @ centred * spread[:, None]
+    with torch.no_grad():
+        student.basis.bias.copy_(mean)
+        student.basis.weight.zero_()
+        student.basis.weight[:, :size] = (components / often).T.float()
+    wanted = (vectors * math.sqrt(len(field))).float()
+    weight = (spread / spread[0]).float()
+    offsets = (points - student.source_points).flatten(1)
+    optimiser = torch.optim.Adam(student.mixer.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    choose = torch.Generator().manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # products this small only wait for each other's threads
+    for _ in range(steps):
+        at = torch.randint(len(offsets), (batch,), generator=choose).to(offsets.device)
+        error = student.mixer(offsets[at])[:, :size] - wanted[at]
+        optimiser.zero_grad(set_to_none=True)
+        (error * weight).square().sum(1).mean().backward()
+        optimiser.step()
+        schedule.step()
+    torch.set_num_threads(threads)

@@ -1,0 +1,140 @@
+"""The student's losses, one pure function a term (paper Sec. 3.2). Frames: float32 [N, 3, 512, 512] in 0..1.
+
+The paper weighs perceptual 10, GAN 10, head pose 10, reconstruction 1 and local 100, where its local term compares
+*features* of the crops. Ours compares pixels, summed over the crops and divided by the frame's area, so that λ_L
+says how many times more a pixel of an eye or the mouth counts than any other. At the paper's 100 nine tenths of the
+loss would lie in 5 % of the picture; `DistilConfig.weights` therefore starts from 10 (docs/log.md has the trial).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from edge.spec import SIZE
+from training.config import LossWeights
+from training.student import Motion
+
+# Rows of the local landmarks (edge.topology.LOCAL).
+RIGHT_EYE, LEFT_EYE, LIPS = slice(2, 10), slice(10, 18), slice(23, 35)
+
+Features = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+"""Frames in, feature maps of several depths out: the perceptual network, where one is at hand."""
+Discriminator = Callable[[torch.Tensor], torch.Tensor]
+"""Frames in, realness out (1 = real): the teacher's discriminator, where it delivers one."""
+
+
+class Terms(NamedTuple):
+    """The student's loss and its terms, each a scalar, unweighted."""
+
+    total: torch.Tensor
+    reconstruction: torch.Tensor
+    multi_scale: torch.Tensor
+    local: torch.Tensor
+    sharpness: torch.Tensor
+    perceptual: torch.Tensor
+    gan: torch.Tensor
+
+
+def local_boxes(local_landmarks: torch.Tensor, size: int, *, margin: float = 0.35) -> torch.Tensor:
+    """1 inside the boxes around both eyes and the mouth, else 0: local landmarks [N, M, 2] → [N, 1, size, size].
+
+    Each box is grown by `margin` of its longer side on all sides.
+    """
+    axis = torch.linspace(-1, 1, size, device=local_landmarks.device)
+    inside = torch.zeros(len(local_landmarks), size, size, device=local_landmarks.device)
+    for rows in (RIGHT_EYE, LEFT_EYE, LIPS):
+        points = local_landmarks[:, rows]
+        low, high = points.amin(1), points.amax(1)
+        grow = margin * (high - low).amax(1, keepdim=True)
+        low, high = low - grow, high + grow
+        across = ((axis >= low[:, 0:1]) & (axis <= high[:, 0:1])).float()
+        down = ((axis >= low[:, 1:2]) & (axis <= high[:, 1:2])).float()
+        inside = torch.maximum(inside, down[:, :, None] * across[:, None, :])
+    return inside[:, None]
+
+
+def reconstruction_loss(frames: torch.Tensor, teacher_frames: torch.Tensor) -> torch.Tensor:
+    """L_R: mean absolute difference."""
+    return F.l1_loss(frames, teacher_frames)
+
+
+def multi_scale_loss(frames: torch.Tensor, teacher_frames: torch.Tensor, *, levels: int = 3) -> torch.Tensor:
+    """L_R on pictures shrunk by 4, 8, 16: broad mistakes of shade and place count beyond their pixels."""
+    difference = F.avg_pool2d(frames - teacher_frames, 4)
+    total = difference.abs().mean()
+    for _ in range(levels - 1):
+        difference = F.avg_pool2d(difference, 2)
+        total = total + difference.abs().mean()
+    return total / levels
+
+
+def local_loss(frames: torch.Tensor, teacher_frames: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """L_L: absolute difference inside the eye and mouth boxes [N, 1, H, W], per pixel of the frame."""
+    return ((frames - teacher_frames).abs() * boxes).mean()
+
+
+def sharpness_loss(frames: torch.Tensor, teacher_frames: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of horizontal and vertical pixel steps: keeps edges and skin as crisp as the teacher's."""
+    difference = frames - teacher_frames
+    across = (difference[..., 1:] - difference[..., :-1]).abs().mean()
+    down = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
+    return across + down
+
+
+def perceptual_loss(features: Features, frames: torch.Tensor, teacher_frames: torch.Tensor) -> torch.Tensor:
+    """L_P: mean absolute difference of feature maps, averaged over depths."""
+    with torch.no_grad():
+        wanted = features(teacher_frames)
+    pairs = zip(features(frames), wanted, strict=True)
+    return torch.stack([F.l1_loss(mine, theirs) for mine, theirs in pairs]).mean()
+
+
+def gan_loss(discriminator: Discriminator, frames: torch.Tensor) -> torch.Tensor:
+    """L_G, the student's side of the least-squares game: the delivered discriminator should say 1."""
+    return (discriminator(frames) - 1).square().mean()
+
+
+def motion_loss(
+    motion: Motion, field: torch.Tensor, occlusion: torch.Tensor, moving: torch.Tensor
+) -> torch.Tensor:
+    """Delivered motion, in pixels of the frame.
+
+    Args:
+        motion: the student's.
+        field: float32 [N, 64, 64, 2], the teacher's, extended over cells at rest (training.layers.extend_field).
+        occlusion: float32 [N, 1, 64, 64], the teacher's.
+        moving: float32 [N, 64, 64, 1]; cells that move count twenty times as much as the others.
+    """
+    distance = (motion.field - field).abs().sum(-1, keepdim=True)
+    seen = F.binary_cross_entropy(motion.occlusion.clamp(1e-4, 1 - 1e-4), occlusion)
+    return SIZE / 2 * (distance * (0.05 + 0.95 * moving)).mean() + 0.5 * seen
+
+
+def student_loss(
+    frames: torch.Tensor,
+    teacher_frames: torch.Tensor,
+    local_landmarks: torch.Tensor,
+    weights: LossWeights,
+    *,
+    perceptual: Features | None = None,
+    discriminator: Discriminator | None = None,
+) -> Terms:
+    """All terms of a batch; those that need a network are zero where none is given."""
+    boxes = local_boxes(local_landmarks, frames.shape[-1])
+    none = frames.new_zeros(())
+    reconstruction = reconstruction_loss(frames, teacher_frames)
+    multi_scale = multi_scale_loss(frames, teacher_frames)
+    local = local_loss(frames, teacher_frames, boxes)
+    sharpness = sharpness_loss(frames, teacher_frames)
+    seen = perceptual_loss(perceptual, frames, teacher_frames) if perceptual else none
+    real = gan_loss(discriminator, frames) if discriminator else none
+    total = (
+        weights.reconstruction * (reconstruction + multi_scale)
+        + weights.local * local
+        + weights.sharpness * sharpness
+        + weights.perceptual * seen
+        + weights.gan * real
+    )
+    return Terms(total, reconstruction, multi_scale, local, sharpness, seen, real)
