@@ -1,0 +1,1 @@
+"""Teachers, the student and its distillation. torch lives here; `edge` never imports it."""

@@ -1,4 +1,4 @@
-"""A photo taken apart for the mesh teacher: cut-out, background, head net, and the panels behind its holes."""
+"""A photo taken apart for the mesh teacher: cut-out, background, head net, and panels behind its holes."""
 
 from typing import NamedTuple
 

@@ -1,0 +1,103 @@
+"""The command line: help that works everywhere, mistakes answered in a sentence, nothing left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import superface
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("verb", [[], ["make"], ["animate"], ["track"], ["bench"], ["check"]])
+def test_help_teaches(verb, capsys):
+    with pytest.raises(SystemExit) as leave:
+        superface.main([*verb, "--help"])
+    assert leave.value.code == 0
+    assert "usage: superface" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["make", "no_such_photo.jpg"], "no_such_photo.jpg"),
+        (["make", "--minutes", "0"], "--minutes 0 is not possible"),
+        (["make", "--frames", "-3"], "--frames -3 is not possible"),
+        (["animate", "no_such.avatar"], "no_such.avatar"),
+        (["bench", "no_such.avatar"], "no_such.avatar"),
+        (["check", "no_such.avatar"], "no_such.avatar"),
+        (["track", "no_such.mp4"], "no_such.mp4"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_code_two(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert superface.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+def test_a_photo_without_a_face_leaves_no_run_folder(tmp_path, monkeypatch, capsys, landmark_model):
+    monkeypatch.setenv("SUPERFACE_LANDMARKER", str(landmark_model))
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("wall.png")
+    assert superface.main(["make", "wall.png"]) == 2
+    assert "No face was found" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wall.png"]
+
+
+def test_the_command_needs_no_torch_for_help_or_playback():
+    code = (
+        "import sys, superface\n"
+        "try:\n    superface.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
+    """`superface make` as a user runs it, in its own process, on few frames and steps; then every verb."""
+    environment = os.environ | {"SUPERFACE_LANDMARKER": str(landmark_model)}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, str(ROOT / "superface.py"), *arguments]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    made = json.loads(
+        run("make", "--steps", "3", "--frames", "10", "--tier", "nano", "--json").splitlines()[-1]
+    )
+    assert made["verified"]
+    assert made["gflops"] <= 1.0
+    folder = tmp_path / "runs" / "grace_hopper"
+    bundle = folder / "grace_hopper.avatar"
+    assert {row["precision"] for row in made["parity"]} == {"fp32", "int8"}
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") >= 15
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert (folder / "preview.mp4").stat().st_size > 10_000
+
+    assert json.loads(run("check", str(bundle), "--json"))["passed"]
+    assert json.loads(run("bench", str(bundle), "--frames", "3", "--threads", "1", "--json"))["rows"]
+    run("track", str(folder / "preview.mp4"), "-o", "clip.npz")
+    run("animate", str(bundle), "--driving", "clip.npz", "-o", "out.mp4")
+    assert (tmp_path / "out.mp4").stat().st_size > 5_000
