@@ -59,5 +59,3 @@ LOCAL = np.concatenate(
     ]
 )
 """Local landmarks (c^loc of the paper, Sec. 3.3): gaze, lids, brows, lips, jaw. Order is part of the bundle format."""
-
-
