@@ -8,6 +8,7 @@ Five steps, top to bottom in `main`: load, wrap, export, check, write. The last 
 
 import argparse
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -121,8 +122,12 @@ def export_driver(weight: torch.Tensor, bias: torch.Tensor) -> bytes:
 
 def export_graph(module: StudentGraph | DriverGraph, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """A wrapped module as a checked ONNX graph with its weights inside, and nothing about this machine."""
+    # The exporter warns of its own internals, and that torchvision, which we do not use, is missing.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # The exporter warns of its own internals.
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(),
             module.example_inputs(),
@@ -132,6 +137,7 @@ def export_graph(module: StudentGraph | DriverGraph, inputs: Sequence[str], outp
             output_names=list(outputs),
             verbose=False,
         )
+    logger.setLevel(level)
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model_proto

@@ -3,7 +3,6 @@
 import json
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -165,8 +164,7 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_the_script_from_a_run_folder(random_student, driving, tmp_path):
-    """As the README types it, on a trained person's folder."""
+def test_the_script_from_a_run_folder(random_student, driving, tmp_path, monkeypatch, capsys):
     from training.checkpoint import save_student
 
     run = tmp_path / "run"
@@ -175,30 +173,23 @@ def test_the_script_from_a_run_folder(random_student, driving, tmp_path):
         np.save(run / name / "keypoints.npy", motion.keypoints)
         np.save(run / name / "local_landmarks.npy", motion.local_landmarks)
     save_student(run / "student.safetensors", random_student)
-    command = [
-        sys.executable,
-        "converters/to_onnx.py",
-        str(run),
-        "--output",
-        str(tmp_path / "onnx"),
-        "--precision",
-        "int8",
-    ]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
+    monkeypatch.setattr(to_onnx, "VERIFIED_FRAMES", 2)
+    monkeypatch.setattr(to_onnx, "CALIBRATION_FRAMES", 2)
+    output = tmp_path / "onnx"
+    monkeypatch.setattr(sys, "argv", ["", str(run), "--output", str(output), "--precision", "int8"])
+    assert to_onnx.main() == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["verified"] is True
-    assert os.listdir(tmp_path / "onnx") == ["student.int8.onnx"]
-    session = onnxruntime.InferenceSession(
-        tmp_path / "onnx" / "student.int8.onnx", providers=["CPUExecutionProvider"]
-    )
+    assert os.listdir(output) == ["student.int8.onnx"]
+    session = onnxruntime.InferenceSession(output / "student.int8.onnx", providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["keypoints", "local_landmarks"]
+
+
+def test_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "nothing"), "--output", str(tmp_path / "onnx")])
+    with pytest.raises(InputError, match="no checkpoint"):
+        to_onnx.main()
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_help(monkeypatch, capsys):
