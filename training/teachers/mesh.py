@@ -251,14 +251,13 @@ def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
     parts = []
     middle = ring.mean(0, keepdims=True)
     grown = middle + (ring - middle) * 1.3
-    cavity = np.concatenate([grown, middle])
-    cavity[:, 2] += 0.6 * width
+    # Posed at the lips' own depth, so that it fills their opening from every side; then set behind the teeth.
+    cavity = pose.forward(np.concatenate([grown, middle]))
+    cavity[:, 2] += 0.6 * width * pose.scale
     rim = np.concatenate([np.full(len(grown), PANEL - 4.0), [4.0]])
     source_xy = np.concatenate([rest, rest.mean(0, keepdims=True)])[:, :2]
     shade = np.full(len(cavity), 0.75 + 0.25 * openness, np.float32)
-    parts.append(
-        _Part(pose.forward(cavity), _panel_uv(MOUTH_PANEL, rim, 112.0), source_xy, _fan(len(grown)), shade)
-    )
+    parts.append(_Part(cavity, _panel_uv(MOUTH_PANEL, rim, 112.0), source_xy, _fan(len(grown)), shade))
 
     # The jaw carries tongue and lower teeth: their anchor is the lower lip.
     jaw = unposed[14].copy()
@@ -354,11 +353,12 @@ def _compose(
     )
 
     sampled = _sample(proxy.atlas, position)
-    colour, opacity = sampled[:3], sampled[3]
+    bare = proxy.swept & ~covered
+    colour, opacity = sampled[:3], sampled[3] * ~bare
     frame = opacity * colour + (1 - opacity) * proxy.plate
     # What does not move is the photo itself, whatever the cut-out missed.
     motion = (position - identity).square().sum(-1)
-    rest = (1 - motion / 4).clamp_min(0)
+    rest = (1 - motion / 4).clamp_min(0) * ~bare
     frame = frame + rest * (proxy.photo - frame)
     visible = torch.maximum((opacity > 0.5).float(), torch.maximum(proxy.still, (rest > 0.5).float()))
     position = torch.where((opacity > 0.5)[..., None], position, identity)

@@ -11,6 +11,7 @@ from scipy.spatial import Delaunay
 from edge import topology as topo
 from edge.spec import KEYPOINTS, SIZE
 from training.teachers.matte import cut_out
+from training.teachers.raster import rasterise
 
 Array = NDArray[np.float32]
 
@@ -61,6 +62,8 @@ class Proxy(NamedTuple):
     """float32 [3, 512, 512]: the filled background."""
     still: torch.Tensor
     """float32 [512, 512]: 1 where the background plate is the photo itself."""
+    swept: torch.Tensor
+    """bool [512, 512]: where mesh and net lie in the photo; what they leave bare shows the background."""
     points: Array
     """[478, 3]: the photo's landmarks in pixels."""
     net: Array
@@ -174,6 +177,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     radius = np.hypot(offset @ across / width, offset @ down / height)
     low = (net[:, :2] - points[topo.CHIN, :2]) @ down / height
     follow = (1 - smoothstep(radius, 1.0, 1.7)) * (1 - smoothstep(low, -0.12, 0.42))
+    follow *= smoothstep((SIZE - 1 - net[:, 1]) / height, 0.0, 0.2)  # the picture's lower edge holds the body
     spread = blend * np.exp(-((nearest / (0.16 * height)) ** 2))[:, None]
     moving = (follow > 1e-3) | (spread.sum(1) > 1e-2)
     outline = moving[np.clip(triangles - len(_FACE), 0, None)] | (triangles < len(_FACE))
@@ -190,16 +194,20 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     panels[:, MOUTH_PANEL[0] : MOUTH_PANEL[0] + PANEL] = _mouth_panel(skin)
     photo = np.concatenate([colour, 255 * opacity], -1).astype(np.float32)
     atlas = torch.from_numpy(np.concatenate([photo, panels]) / 255).permute(2, 0, 1)[None].contiguous()
+    mesh = torch.from_numpy(np.concatenate([_mesh_triangles(), triangles]))
+    at_rest = torch.from_numpy(np.concatenate([points[:468], net]).astype(np.float32))
+    swept = rasterise(at_rest, mesh, height=SIZE, width=SIZE).covered
     return Proxy(
         atlas=atlas.to(device),
         photo=torch.from_numpy(image).permute(2, 0, 1).float().div(255).to(device),
         plate=torch.from_numpy(layers.background).permute(2, 0, 1).float().div(255).to(device),
         still=torch.from_numpy(still).to(device),
+        swept=swept.to(device),
         points=points,
         net=net,
         follow=follow,
         spread=spread.astype(np.float32),
-        triangles=torch.from_numpy(np.concatenate([_mesh_triangles(), triangles])).to(device),
+        triangles=mesh.to(device),
         open_mouth=bool(gap > 0.05),
     )
 
