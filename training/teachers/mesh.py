@@ -9,6 +9,8 @@ so that neither lips nor glasses are ever stretched.
 All geometry is in pixels of the 512 x 512 crop; x right, y down, z away from the camera.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +39,9 @@ from training.teachers.proxy import (
     to_pixels,
 )
 from training.teachers.raster import rasterise
+
+_Frame = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Frame [3, 512, 512], motion field [64, 64, 2], occlusion [1, 64, 64]."""
 
 
 class MeshTeacher:
@@ -79,9 +84,21 @@ class MeshTeacher:
         weights = keypoint_weights(proxy.points)
         driving = landmarks.cpu().numpy()
         keypoints = torch.from_numpy(np.einsum("ks,nsd->nkd", weights, driving[:, topo.STABLE])).float()
-        drawn = [_draw(proxy, points) for points in to_pixels(driving)]
+        drawn = _side_by_side(lambda points: _draw(proxy, points), to_pixels(driving), proxy.atlas.device)
         frames, fields, occlusions = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         return Rendering(frames, keypoints, fields, occlusions)
+
+
+def _side_by_side(draw: Callable[[Array], _Frame], poses: Array, device: torch.device) -> list[_Frame]:
+    """`draw` of every pose. On a CPU one frame a core: its many small operations gain nothing from threads."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1 or len(poses) == 1:
+        return [draw(points) for points in poses]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(draw, poses))
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Part(NamedTuple):
@@ -125,7 +142,7 @@ class _Pose(NamedTuple):
         return ((points - self.shift) @ self.rotation / self.scale).astype(np.float32)
 
 
-def _draw(proxy: Proxy, driving: Array) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _draw(proxy: Proxy, driving: Array) -> _Frame:
     """One frame [3, 512, 512], its motion field [64, 64, 2] and occlusion [1, 64, 64]."""
     fitted = fit_similarity(driving, reference=proxy.points)
     pose = _Pose(
