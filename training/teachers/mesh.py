@@ -90,7 +90,7 @@ class MeshTeacher:
 
 
 def _side_by_side(draw: Callable[[Array], _Frame], poses: Array, device: torch.device) -> list[_Frame]:
-    """`draw` of every pose. On a CPU one frame a core: its many small operations gain nothing from threads."""
+    """`draw` of every pose. On a CPU one frame a core: small operations gain little from threads."""
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1 or len(poses) == 1:
         return [draw(points) for points in poses]
