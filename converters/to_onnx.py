@@ -59,8 +59,8 @@ class Export(NamedTuple):
 
     students: dict[str, ExportedStudent]
     """By precision."""
-    driver: bytes | None
-    """None where the teacher has no linear driver."""
+    driver: bytes
+    """Empty where the teacher has no linear driver."""
 
 
 def export_onnx(
@@ -100,7 +100,7 @@ def export_onnx(
         students["fp32"] = ExportedStudent(fp32, _measure(fp32, frames, expected, "fp32") if verify else None)
     if "int8" in precisions:
         students["int8"] = _quantized(fp32, calibration, frames, expected, verify)
-    return Export(students, None if driver is None else export_driver(*driver))
+    return Export(students, b"" if driver is None else export_driver(*driver))
 
 
 def export_driver(weight: torch.Tensor, bias: torch.Tensor) -> bytes:
@@ -360,7 +360,7 @@ def main() -> int:
 
     # 5. Write.
     files = {f"student{'' if p == 'fp32' else '.' + p}.onnx": s.model for p, s in export.students.items()}
-    if export.driver is not None:
+    if export.driver:
         files["driver.onnx"] = export.driver
     write_files(arguments.output, files)
     result = {
