@@ -216,7 +216,7 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
     everything = [point for stage in points.values() for point in stage]
     if len(everything) < 2:
         return "<p>Too short a run for curves.</p>"
-    longest = max([t for t, _ in everything] + [t for t, _ in psnr])
+    longest = float(max(t for t, _ in everything + psnr))
 
     def x(seconds: float) -> float:
         return left + (width - left - 56) * seconds / max(longest, 1e-6)
