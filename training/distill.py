@@ -169,9 +169,7 @@ def render_track(
     try:
         state = json.loads(state_path.read_text())
         done = int(state["done"]) if state["fingerprint"] == fingerprint else 0
-        arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False) for name in shapes
-        }
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False) for name in shapes}
         if any(arrays[name].shape != shape for name, (shape, _) in shapes.items()):
             done = 0
     except (OSError, ValueError, KeyError, TypeError):
@@ -231,23 +229,20 @@ def _targets(track: RenderedTrack) -> _Targets:
     return _Targets(torch.cat(fields), torch.cat(masks))
 
 
-def _load(
-    track: RenderedTrack, rows: np.ndarray | slice, device: torch.device, config: DistilConfig
-) -> _Batch:
-    tensors = [torch.from_numpy(np.array(array[rows])).to(device) for array in track]
+def _load(track: RenderedTrack, rows: np.ndarray | slice, student: Student, config: DistilConfig) -> _Batch:
+    source = student.source_points[:, :KEYPOINTS]
+    tensors = [torch.from_numpy(np.array(array[rows])).to(source.device) for array in track]
     batch = _Batch(*tensors)
     batch = batch._replace(frames=batch.frames.float() / 255)
     if not config.keypoints:
-        batch = batch._replace(keypoints=torch.zeros_like(batch.keypoints))
+        batch = batch._replace(keypoints=source.expand_as(batch.keypoints))
     return batch
 
 
 def _rows(step: int, batch: int, count: int, seed: int) -> np.ndarray:
     """The frames of a step: shuffled rounds through the track, a function of seed and step alone."""
     places = np.arange(step * batch, (step + 1) * batch)
-    rounds = {
-        int(r): np.random.default_rng([seed, int(r)]).permutation(count) for r in np.unique(places // count)
-    }
+    rounds = {int(r): np.random.default_rng([seed, int(r)]).permutation(count) for r in np.unique(places // count)}
     return np.array([rounds[int(p) // count][p % count] for p in places])
 
 
@@ -281,15 +276,12 @@ def _averaged(student: Student, average: dict[str, torch.Tensor]) -> Iterator[No
 
 
 @torch.no_grad()
-def evaluate(
-    student: Student, track: RenderedTrack, config: DistilConfig, rows: np.ndarray | None = None
-) -> Fidelity:
+def evaluate(student: Student, track: RenderedTrack, config: DistilConfig, rows: np.ndarray | None = None) -> Fidelity:
     """The bound student against the teacher's frames, on all frames of a track or the given rows."""
     meter = FidelityMeter()
-    device = student.grid.device
     rows = np.arange(len(track.frames)) if rows is None else rows
     for start in range(0, len(rows), 4):
-        batch = _load(track, rows[start : start + 4], device, config)
+        batch = _load(track, rows[start : start + 4], student, config)
         made = student.animate(batch.keypoints, batch.local_landmarks, student.appearance_features)
         meter.add(made.image.clamp(0, 1), batch.frames)
     return meter.result()
@@ -333,9 +325,7 @@ def distil(
     tracks = {}
     for name, landmarks in (("training", training_landmarks), ("held_out", held_out_landmarks)):
         label = f"rendering {name.replace('_', '-')}"
-        tracks[name] = render_track(
-            identity, teacher, landmarks, run_folder / name, label=label, progress=progress
-        )
+        tracks[name] = render_track(identity, teacher, landmarks, run_folder / name, label=label, progress=progress)
     training, held_out = tracks["training"], tracks["held_out"]
 
     torch.manual_seed(config.seed)
@@ -356,9 +346,7 @@ def distil(
         (student.distributor.parameters(), 1.0),
         ([student.layer, student.canvas], 1.0),
     ]
-    optimiser = torch.optim.Adam(
-        [{"params": list(p), "scale": f} for p, f in groups], betas=(0.9, 0.99), fused=True
-    )
+    optimiser = torch.optim.Adam([{"params": list(p), "scale": f} for p, f in groups], betas=(0.9, 0.99), fused=True)
     average = {name: p.detach().clone() for name, p in student.named_parameters()}
     history: list[dict[str, Any]] = []
     step, seconds = 0, 0.0
@@ -372,15 +360,11 @@ def distil(
     elif config.motion_field:
         progress("layers", 0.0, "")
         begun = time.monotonic()
-        everything = _load(
-            training._replace(frames=training.frames[:, :, :1, :1]), slice(None), device, config
-        )
+        everything = _load(training._replace(frames=training.frames[:, :, :1, :1]), slice(None), student, config)
         points = torch.cat([everything.keypoints, everything.local_landmarks], 1)
         fit_basis(student, points, targets.field.to(device), targets.moving.to(device))
         with torch.no_grad():
-            student.layer[:, 3:] = find_matte(
-                torch.from_numpy(np.array(training.motion_field)), targets.moving
-            )
+            student.layer[:, 3:] = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
             photo = identity.source_image[None].cpu().float()
             student.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
         seconds += time.monotonic() - begun
@@ -408,14 +392,12 @@ def distil(
         rows = _rows(step, size, len(training.frames), config.seed)
         optimiser.zero_grad(set_to_none=True)
         if learns_motion:
-            batch = _load(training._replace(frames=training.frames[:, :, :1, :1]), rows, device, config)
+            batch = _load(training._replace(frames=training.frames[:, :, :1, :1]), rows, student, config)
             motion = student.motion(batch.keypoints, batch.local_landmarks)
-            loss = motion_loss(
-                motion, targets.field[rows].to(device), batch.occlusion, targets.moving[rows].to(device)
-            )
+            loss = motion_loss(motion, targets.field[rows].to(device), batch.occlusion, targets.moving[rows].to(device))
             note: dict[str, float] = {}
         else:
-            batch = _load(training, rows, device, config)
+            batch = _load(training, rows, student, config)
             made = student.animate(batch.keypoints, batch.local_landmarks, student.distributor(volume))
             terms = student_loss(
                 made.image,
@@ -445,9 +427,7 @@ def distil(
         seconds = time.monotonic() - started
         if seconds - noted > HISTORY_EVERY_S or step == 1:
             noted = seconds
-            history.append(
-                {"step": step, "seconds": round(seconds, 2), "stage": stage, "loss": loss.item()} | note
-            )
+            history.append({"step": step, "seconds": round(seconds, 2), "stage": stage, "loss": loss.item()} | note)
             progress("training", share, f"step {step}, {stage}, loss {loss.item():.4f}")
         if seconds - previewed > PREVIEW_EVERY_S:
             previewed = seconds

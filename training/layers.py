@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from edge.spec import FIELD, SIZE
-from training.student import Student, identity_grid
+from edge.spec import FIELD, KEYPOINTS, SIZE
+from training.student import Student, identity_grid, warp
 
 REST = 0.6 * 2 / (SIZE - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
@@ -90,9 +90,7 @@ def find_matte(field: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
     return F.interpolate(matte, (SIZE, SIZE), mode="bilinear", align_corners=True).clamp(0, 1)
 
 
-def find_canvas(
-    frames: np.ndarray, moving: torch.Tensor, photo: torch.Tensor, *, count: int = 150
-) -> torch.Tensor:
+def find_canvas(frames: np.ndarray, moving: torch.Tensor, photo: torch.Tensor, *, count: int = 150) -> torch.Tensor:
     """What is seen where nothing moves: the mean of resting pixels over up to `count` frames, else of all pixels.
 
     Args:
@@ -127,12 +125,12 @@ def fit_basis(
     field: torch.Tensor,
     moving: torch.Tensor,
     *,
-    steps: int = 3000,
+    steps: int | None = None,
     batch: int = 128,
 ) -> None:
     """Basis fields in closed form, and the mixer that finds their shares from keypoints and landmarks.
 
-    The basis is the principal components of the displacements, cells that move often counting most. The mixer then
+    The basis is the principal components of what the pose leaves over, in the source's frame; cells that move often count most. The mixer then
     learns the components' coefficients, a regression of a few numbers on a few numbers that takes seconds.
 
     Args:
@@ -140,11 +138,21 @@ def fit_basis(
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         field: float32 [T, 64, 64, 2], extended.
         moving: float32 [T, 64, 64, 1].
-        steps: of the regression.
+        steps: of the regression; default: 20 a frame, 3000 at most.
         batch: frames a step.
     """
-    often = (moving.mean(0) + 0.02).expand(FIELD, FIELD, 2).flatten().sqrt()
-    displacement = (field - identity_grid(FIELD).to(field)).flatten(1)
+    with torch.no_grad():
+        aligned = student.pose.align(points, pose := student.pose(points[:, :KEYPOINTS]))
+        inputs = torch.cat([aligned, points[:, :KEYPOINTS]], 1)
+        inputs = (inputs - torch.cat([student.source_points, student.source_points[:, :KEYPOINTS]], 1)).flatten(1)
+        # Each cell of the source's frame asks the driving frame, at its posed place, where it was read from.
+        driving_centre, matrix = pose
+        asked = (student.grid - student.pose.centre) @ torch.linalg.inv(matrix) + driving_centre
+        asked = asked.view(-1, FIELD, FIELD, 2)
+        turned = student.pose.align(student.grid, pose).view(-1, FIELD, FIELD, 2)
+        seen = warp(torch.cat([field - turned, moving], -1).permute(0, 3, 1, 2), asked)
+        often = (seen[:, 2].mean(0) + 0.02).sqrt()[..., None].expand(FIELD, FIELD, 2).flatten()
+        displacement = seen[:, :2].permute(0, 2, 3, 1).flatten(1)
     mean = displacement.mean(0)
     # T frames are fewer than 8192 numbers, so the eigenvectors of the T × T Gram matrix give the components.
     centred = ((displacement - mean) * often).double()
@@ -159,15 +167,15 @@ def fit_basis(
         student.basis.weight[:, :size] = (components / often).T.float()
     wanted = (vectors * math.sqrt(len(field))).float()
     weight = (spread / spread[0]).float()
-    offsets = (points - student.source_points).flatten(1)
     optimiser = torch.optim.Adam(student.mixer.parameters(), lr=2e-3)
+    steps = steps or min(3000, 20 * len(field))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     choose = torch.Generator().manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # products this small only wait for each other's threads
     for _ in range(steps):
-        at = torch.randint(len(offsets), (batch,), generator=choose).to(offsets.device)
-        error = student.mixer(offsets[at])[:, :size] - wanted[at]
+        at = torch.randint(len(inputs), (batch,), generator=choose).to(inputs.device)
+        error = student.mixer(inputs[at])[:, :size] - wanted[at]
         optimiser.zero_grad(set_to_none=True)
         (error * weight).square().sum(1).mean().backward()
         optimiser.step()

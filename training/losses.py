@@ -96,9 +96,7 @@ def gan_loss(discriminator: Discriminator, frames: torch.Tensor) -> torch.Tensor
     return (discriminator(frames) - 1).square().mean()
 
 
-def motion_loss(
-    motion: Motion, field: torch.Tensor, occlusion: torch.Tensor, moving: torch.Tensor
-) -> torch.Tensor:
+def motion_loss(motion: Motion, field: torch.Tensor, occlusion: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
     """Delivered motion, in pixels of the frame.
 
     Args:

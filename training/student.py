@@ -1,10 +1,14 @@
 """The student φ: the network that runs on the phone, one person each (paper Sec. 3.2).
 
-    keypoints, local landmarks ─┬─▶ mixer ─▶ basis fields ───────────────┐
-                                └─▶ heat-maps ─▶ dense motion network ───┴─▶ motion field, occlusion
+    keypoints ─▶ pose: shift, turn and size of the head, in closed form
+    aligned points ─┬─▶ mixer ─▶ basis fields ─────────────┐
+                    └─▶ heat-maps ─▶ dense motion network ─┴─▶ warp by the pose ─▶ motion field, occlusion
     motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ gate, paint
                   └─▶ warp of the layer (RGBA) at 512 px ──┬───────▲
     frame = canvas + alpha · gate · (layer - canvas) + paint ◀─────┘
+
+All motion is found in the source's own frame, where a nose is always in the same cell, and then posed: what is left
+to learn there is small and spans few dimensions.
 
 The layer is the photo with a learned matte. Warped at full resolution it costs no multiplications, keeps skin as
 sharp as it is, and carries the head's outline along: the field need not jump there, so it stays smooth. The canvas
@@ -53,6 +57,19 @@ class Motion(NamedTuple):
     """What the dense motion network tells the generator: [N, C, 64, 64]."""
 
 
+class Code(NamedTuple):
+    """Driving points taken apart into the head's pose and what is left."""
+
+    aligned: torch.Tensor
+    """Keypoints and local landmarks in the source's frame: [N, K + M, 2]."""
+    offsets: torch.Tensor
+    """Their distance from the source's: [N, K + M, 2]."""
+    share: torch.Tensor
+    """Of each basis field: [N, code size]."""
+    turned: torch.Tensor
+    """The field of the pose alone: cells of the driving frame in the source's frame, [N, 64·64, 2]."""
+
+
 class Animation(NamedTuple):
     """One frame and the motion behind it."""
 
@@ -87,6 +104,44 @@ def heatmaps(points: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
 def resize(x: torch.Tensor, size: int) -> torch.Tensor:
     """Bilinear resize of feature maps to size × size (pixel areas aligned)."""
     return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+
+
+class Pose(nn.Module):
+    """Driving coordinates → source coordinates: the similarity that fits the keypoints best (Umeyama 1991, in 2-D).
+
+    Everything but one division is linear in the driving keypoints, because the source's are constants.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(1, 1, 2))
+        self.register_buffer("fit", torch.zeros(2 * KEYPOINTS, 2))
+        ones = torch.eye(2).repeat(KEYPOINTS, 1)
+        self.register_buffer("mean", ones / KEYPOINTS, persistent=False)
+        self.register_buffer("centring", torch.eye(2 * KEYPOINTS) - ones @ ones.T / KEYPOINTS, persistent=False)
+        self.register_buffer("total", torch.ones(2 * KEYPOINTS, 1), persistent=False)
+
+    @torch.no_grad()
+    def bind(self, source_keypoints: torch.Tensor) -> None:
+        """Store the source's keypoints [1, K, 2]."""
+        self.centre.copy_(source_keypoints.mean(1, keepdim=True))
+        x, y = (source_keypoints - self.centre)[0].unbind(-1)
+        turn = torch.stack([torch.stack([x, y], -1), torch.stack([y, -x], -1)], -1)
+        self.fit.copy_(turn.flatten(0, 1))
+
+    def forward(self, keypoints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Driving keypoints [N, K, 2] → their centre [N, 1, 2] and the matrix [N, 2, 2] that turns rows."""
+        flat = keypoints.flatten(1)
+        spread = torch.matmul(torch.matmul(flat, self.centring).square(), self.total)
+        turn = torch.matmul(flat, self.fit) / spread
+        cosine, sine = turn[:, 0:1], turn[:, 1:2]
+        matrix = torch.cat([cosine, sine, -sine, cosine], 1).reshape(-1, 2, 2)
+        return torch.matmul(flat, self.mean).unsqueeze(1), matrix
+
+    def align(self, points: torch.Tensor, pose: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Points [N or 1, P, 2] of the driving frame in the source's frame: [N, P, 2]."""
+        driving_centre, matrix = pose
+        return torch.bmm(points - driving_centre, matrix) + self.centre
 
 
 class _Trunk(nn.Module):
@@ -143,7 +198,7 @@ class DenseMotionTrunk(_Trunk):
         self.down = _conv(channels, 2 * channels, stride=2)
         self.deep = _Residual(2 * channels)
         self.up = _conv(2 * channels, channels)
-        self.place = nn.Parameter(torch.zeros(1, channels, FIELD, FIELD))
+        self.place = nn.Parameter(torch.zeros(1, channels, HEATMAP, HEATMAP))
         self.wide = _conv(channels, channels)
         self.heads = _conv(channels, heads)
 
@@ -154,7 +209,7 @@ class DenseMotionTrunk(_Trunk):
             deep = self.deep(F.relu(self.down(skip)))
             x = F.relu(self.up(resize(deep, HEATMAP)) + skip)
             # `place` tells each cell where it is: the person, and so the meaning of a cell, never changes.
-            x = F.relu(self.wide(resize(x, FIELD) + self.place))
+            x = F.relu(self.wide(resize(x + self.place, FIELD)))
             heads = self.heads(x)
         if self.precision:
             return x.float(), heads.float()
@@ -202,8 +257,9 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
+        self.pose = Pose()
         self.mixer = nn.Sequential(
-            nn.Linear(2 * POINTS, 256),
+            nn.Linear(2 * POINTS + 2 * KEYPOINTS, 256),
             nn.ReLU(),
             nn.Linear(256, 256),
             nn.ReLU(),
@@ -212,7 +268,7 @@ class Student(nn.Module):
         with torch.no_grad():
             self.mixer[0].weight.mul_(8)  # offsets are a tenth of a crop: bring them to the order of 1
         self.basis = nn.Linear(config.code_size, FIELD * FIELD * 2)
-        self.motion_trunk = DenseMotionTrunk(config.motion_channels, KEYPOINTS + 1 + 2 + 1)
+        self.motion_trunk = DenseMotionTrunk(config.motion_channels, POINTS + 1 + 2 + 1)
         self.generator = Generator(config)
         self.layer = nn.Parameter(torch.zeros(1, 4, SIZE, SIZE))
         self.canvas = nn.Parameter(torch.zeros(1, 3, SIZE, SIZE))
@@ -221,8 +277,8 @@ class Student(nn.Module):
         nn.init.normal_(self.basis.weight, std=1e-3)
         nn.init.zeros_(self.motion_trunk.heads.weight)
         nn.init.zeros_(self.motion_trunk.heads.bias)
-        # At first every cell follows the basis fields (97 %): they are right within seconds.
-        nn.init.constant_(self.motion_trunk.heads.bias[KEYPOINTS : KEYPOINTS + 1], 6.0)
+        # At first every cell follows the basis fields (93 %): they are right within seconds.
+        nn.init.constant_(self.motion_trunk.heads.bias[POINTS : POINTS + 1], 7.0)
 
         self.register_buffer("source_points", torch.zeros(1, POINTS, 2))
         self.register_buffer("source_heat", torch.zeros(1, POINTS, HEATMAP, HEATMAP))
@@ -241,6 +297,7 @@ class Student(nn.Module):
         self.canvas.copy_(identity.source_image[None])
         self.layer.copy_(torch.cat([self.canvas, torch.ones_like(self.canvas[:, :1])], 1))
         self.source_points.copy_(points)
+        self.pose.bind(points[:, :KEYPOINTS])
         self.source_heat.copy_(heatmaps(points, self.axis))
         self.distribute(identity.appearance_volume)
         return self
@@ -250,27 +307,39 @@ class Student(nn.Module):
         """Freeze F_2D, what the distributor makes of the teacher's volume [C, D, H, W], as a constant of the graph."""
         self.appearance_features.copy_(self.distributor(appearance_volume.to(self.canvas)))
 
+    def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
+        """Driving keypoints [N, K, 2] and local landmarks [N, M, 2] taken apart into pose and expression."""
+        points = torch.cat([keypoints, local_landmarks], 1)
+        pose = self.pose(keypoints)
+        aligned = self.pose.align(points, pose)
+        offsets = aligned - self.source_points
+        posed = (points - self.source_points)[:, :KEYPOINTS]
+        share = self.mixer(torch.cat([offsets.flatten(1), posed.flatten(1)], 1))
+        return Code(aligned, offsets, share, self.pose.align(self.grid, pose))
+
     def motion(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Motion:
         """Dense motion from driving keypoints [N, K, 2] and local landmarks [N, M, 2]."""
-        points = torch.cat([keypoints, local_landmarks], 1)
-        offsets = points - self.source_points
+        code = self.code(keypoints, local_landmarks)
         # Whole-face motions of this person: a handful of learned fields, mixed by a code. Nearly free (0.5 MMAC)
         # and what makes a student useful within a minute; the convolutions below then place edges.
-        base = self.basis(self.mixer(offsets.flatten(1))).reshape(-1, FIELD * FIELD, 2)
+        base = self.basis(code.share).reshape(-1, FIELD * FIELD, 2)
 
-        hints, heads = self.motion_trunk(heatmaps(points, self.axis) - self.source_heat)
-        logits = heads[:, : KEYPOINTS + 1].flatten(2).transpose(1, 2)
-        # K candidate motions "this cell follows keypoint k" and one "this cell follows the basis fields".
+        hints, heads = self.motion_trunk(heatmaps(code.aligned, self.axis) - self.source_heat)
+        logits = heads[:, : POINTS + 1].flatten(2).transpose(1, 2)
+        # Candidate motions of a cell: that of one keypoint or local landmark, or that of the basis fields.
         assignment = torch.softmax(logits, -1)
-        follow = torch.bmm(assignment[:, :, :KEYPOINTS], -offsets[:, :KEYPOINTS])
-        rest = heads[:, KEYPOINTS + 1 : KEYPOINTS + 3].flatten(2).transpose(1, 2)
-        field = self.grid + follow + assignment[:, :, KEYPOINTS:] * base + rest * CELL
-        occlusion = torch.sigmoid(heads[:, KEYPOINTS + 3 :])
-        return Motion(field.reshape(-1, FIELD, FIELD, 2), occlusion, hints)
+        follow = torch.bmm(assignment[:, :, :POINTS], -code.offsets)
+        mixed = follow + assignment[:, :, POINTS:] * base
+        rest = heads[:, POINTS + 1 : POINTS + 3].flatten(2).transpose(1, 2) * CELL
+        still = (mixed + rest).transpose(1, 2).reshape(-1, 2, FIELD, FIELD)
 
-    def animate(
-        self, keypoints: torch.Tensor, local_landmarks: torch.Tensor, features: torch.Tensor
-    ) -> Animation:
+        # From the source's frame to the driving one: everything found so far is turned with the head.
+        turned = code.turned.reshape(-1, FIELD, FIELD, 2)
+        moved = warp(torch.cat([still, heads[:, POINTS + 3 :], hints], 1), turned)
+        field = turned + moved[:, 0:2].permute(0, 2, 3, 1)
+        return Motion(field, torch.sigmoid(moved[:, 2:3]), moved[:, 3:])
+
+    def animate(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor, features: torch.Tensor) -> Animation:
         """N frames at once, for training: keypoints [N, K, 2], local landmarks [N, M, 2], F_2D [1, C, 64, 64]."""
         batch = (len(keypoints), -1, -1, -1)
         motion = self.motion(keypoints, local_landmarks)

@@ -1,0 +1,39 @@
+import pytest
+
+from training.config import TIERS
+from training.flops import DRIVER_GMACS, student_config, student_cost
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_tiers_stay_within_their_budget_and_use_most_of_it(tier):
+    cost = student_cost(student_config(TIERS[tier]))
+    assert cost.gflops == pytest.approx(2 * cost.gmacs)
+    assert 0.7 * TIERS[tier] < cost.gflops <= TIERS[tier]
+
+
+def test_standard_stays_under_three_million_parameters():
+    assert student_cost(student_config()).parameters <= 3e6
+
+
+def test_modules_add_up_to_the_whole():
+    cost = student_cost(student_config(TIERS["nano"]))
+    parts = ("mixer", "basis", "motion_trunk", "generator", "driver")
+    assert sum(cost.modules[part] for part in parts) == pytest.approx(cost.gmacs, rel=0.01)
+    assert cost.modules["driver"] == pytest.approx(DRIVER_GMACS)
+
+
+def test_uncounted_work_is_listed():
+    uncounted = student_cost(student_config(TIERS["nano"])).uncounted
+    # The layer (4 channels at 512) and the features (32 at 64): two warps a frame, no more.
+    assert uncounted["warp"] == 4 * 512**2 + 32 * 64**2
+    assert {"resize", "activation", "shuffle"} <= uncounted.keys()
+
+
+def test_a_larger_dial_never_gives_a_smaller_student():
+    sizes = [student_cost(student_config(gflops)).gmacs for gflops in (1.0, 1.5, 2.0, 4.0, 6.0)]
+    assert sizes == sorted(sizes)
+
+
+def test_an_impossible_budget_is_refused():
+    with pytest.raises(ValueError, match="No student fits 0.1 GFLOPs"):
+        student_config(0.1)
