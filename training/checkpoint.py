@@ -44,9 +44,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise InputError(f"There is no checkpoint {path}.") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read as a checkpoint ({error}). Delete it and train again."
-        ) from error
+        raise InputError(f"{path} cannot be read as a checkpoint ({error}). Delete it and train again.") from error
 
 
 def save_student(path: Path, student: Student, record: Mapping[str, Any] | None = None) -> None:

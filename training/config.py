@@ -54,11 +54,11 @@ class DistilConfig:
     """Training time, without rendering the teacher's frames; ignored where `steps` is given."""
     steps: int | None = None
     """Steps of both stages together, for runs that must repeat exactly."""
-    motion_share: float = 0.2
+    motion_share: float = 0.12
     """Part of the run in which the motion network alone learns the teacher's motion field."""
-    batch: int = 4
+    batch: int = 2
     motion_batch: int = 16
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1.2e-3
     ema: float = 0.995
     seed: int = 0
     weights: LossWeights = LossWeights(local=10.0, sharpness=1.0)

@@ -342,7 +342,7 @@ def distil(
         (student.motion_trunk.parameters(), 1.0),
         (student.mixer.parameters(), 0.2),
         (student.basis.parameters(), 0.01),
-        (student.generator.parameters(), 1.0),
+        (student.generator.parameters(), 0.5),
         (student.distributor.parameters(), 1.0),
         ([student.layer, student.canvas], 1.0),
     ]
@@ -418,6 +418,9 @@ def distil(
                 )
             note = {name: round(value.item(), 5) for name, value in terms._asdict().items() if value.item()}
         loss.backward()
+        if student.layer.grad is not None:
+            # The photo in the layer stays itself: to learn it is to average misplacements into soft skin.
+            student.layer.grad[:, :3] = 0
         optimiser.step()
         decay = min(config.ema, (1 + step) / (10 + step))
         with torch.no_grad():

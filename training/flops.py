@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from edge.spec import KEYPOINTS, LOCAL_LANDMARKS
+from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LANDMARKS
 from training.config import TIERS, StudentConfig
 from training.student import Student
@@ -61,7 +61,7 @@ class _Elements(TorchDispatchMode):
         super().__init__()
         self.total: dict[str, int] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         kind = _UNCOUNTED.get(func._schema.name.removeprefix("aten::").rstrip("_"))
         if kind and isinstance(out, torch.Tensor):
@@ -87,6 +87,7 @@ def student_cost(config: StudentConfig) -> Cost:
     modules["driver"] = DRIVER_GMACS
     gmacs = counter.get_total_flops() / 2e9 + DRIVER_GMACS
     parameters = sum(p.numel() for n, p in student.named_parameters() if not n.startswith("distributor."))
+    parameters -= 3 * SIZE * SIZE  # the photo in the layer is the person's, not learned
     return Cost(gmacs, 2 * gmacs, parameters, modules, elements.total)
 
 
@@ -119,9 +120,8 @@ def main() -> None:
     for name, gflops in TIERS.items():
         config = student_config(gflops)
         cost = student_cost(config)
-        print(
-            f"{name}: {cost.gflops:.3f} GFLOPs = {cost.gmacs:.3f} GMACs, {cost.parameters / 1e6:.2f} M parameters, {config}"
-        )
+        size = f"{cost.gflops:.3f} GFLOPs = {cost.gmacs:.3f} GMACs, {cost.parameters / 1e6:.2f} M parameters"
+        print(f"{name}: {size}, {config}")
         for module, gmacs in cost.modules.items():
             print(f"    {module:24} {gmacs:8.4f} GMACs")
         for kind, elements in cost.uncounted.items():

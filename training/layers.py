@@ -130,8 +130,9 @@ def fit_basis(
 ) -> None:
     """Basis fields in closed form, and the mixer that finds their shares from keypoints and landmarks.
 
-    The basis is the principal components of what the pose leaves over, in the source's frame; cells that move often count most. The mixer then
-    learns the components' coefficients, a regression of a few numbers on a few numbers that takes seconds.
+    The basis is the principal components of what the pose leaves over, in the source's frame; cells that move often
+    count most. The mixer then learns the components' coefficients, a regression of a few numbers on a few numbers
+    that takes seconds.
 
     Args:
         student: bound; its `basis` and `mixer` are set.

@@ -76,7 +76,7 @@ def local_loss(frames: torch.Tensor, teacher_frames: torch.Tensor, boxes: torch.
 
 
 def sharpness_loss(frames: torch.Tensor, teacher_frames: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of horizontal and vertical pixel steps: keeps edges and skin as crisp as the teacher's."""
+    """Mean absolute difference of horizontal and vertical pixel steps: edges and skin as crisp as the teacher's."""
     difference = frames - teacher_frames
     across = (difference[..., 1:] - difference[..., :-1]).abs().mean()
     down = (difference[..., 1:, :] - difference[..., :-1, :]).abs().mean()
