@@ -17,7 +17,7 @@ from training.checkpoint import load_student
 from training.config import DistilConfig
 from training.distill import distil, render_track
 
-CONFIG = DistilConfig(gflops=1.0, steps=10, motion_share=0.4, batch=1, motion_batch=4)
+CONFIG = DistilConfig(gflops=1.0, steps=6, motion_share=0.34, batch=1, motion_batch=4)
 
 
 def quiet(stage, share, note):
@@ -46,7 +46,7 @@ def finished(faces, tmp_path_factory):
 
 def test_result_and_run_folder(finished):
     folder, result, told = finished
-    assert result.steps == 10
+    assert result.steps == 6
     assert not result.student.training
     assert result.fidelity.frames == 3
     assert result.fidelity.psnr_db > 20  # a slide is had from the closed-form start
@@ -70,7 +70,7 @@ def test_result_and_run_folder(finished):
 def test_second_start_of_a_finished_run_trains_no_more(finished, faces):
     folder, result, _ = finished
     again = run(folder, faces[0])
-    assert again.steps == 10
+    assert again.steps == 6
     assert again.fidelity.psnr_db == pytest.approx(result.fidelity.psnr_db)
 
 
@@ -95,7 +95,7 @@ def test_killed_run_ends_with_the_same_weights(finished, faces, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed = run(folder, faces[0])
-    assert resumed.steps == 10
+    assert resumed.steps == 6
     mine, theirs = resumed.student.state_dict(), finished[1].student.state_dict()
     for name in mine:
         torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=1e-3)

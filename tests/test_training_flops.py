@@ -23,9 +23,10 @@ def test_modules_add_up_to_the_whole():
 
 
 def test_uncounted_work_is_listed():
-    uncounted = student_cost(student_config(TIERS["nano"])).uncounted
-    # The layer (4 channels at 512) and the features (32 at 64): two warps a frame, no more.
-    assert uncounted["warp"] == 4 * 512**2 + 32 * 64**2
+    config = student_config(TIERS["nano"])
+    uncounted = student_cost(config).uncounted
+    # The layer (4 channels at 512), the features, and what the motion network found (3 and its hints) at 64.
+    assert uncounted["warp"] == 4 * 512**2 + (config.feature_channels + 3 + config.motion_channels) * 64**2
     assert {"resize", "activation", "shuffle"} <= uncounted.keys()
 
 

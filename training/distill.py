@@ -495,10 +495,13 @@ def _resume(
             p.copy_(tensors[f"student/{name}"])
             average[name].copy_(tensors[f"average/{name}"])
             moments = {
-                key: tensors[f"adam/{key}/{name}"].to("cpu" if key == "step" else p.device)
+                key: tensors[f"adam/{key}/{name}"]
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"adam/{key}/{name}" in tensors
             }
+            # Adam's fused step walks memory: moments must lie as their parameter does (channels last).
+            for key in moments.keys() - {"step"}:
+                moments[key] = torch.empty_like(p).copy_(moments[key])
             if moments:
                 optimiser.state[p] = moments
     return record
