@@ -68,7 +68,7 @@ def test_basis_and_mixer_find_unseen_slides(rendered, faces):
         keypoints = track[:, torch.from_numpy(LOCAL[2 : 2 + KEYPOINTS]), :2]
         return torch.cat([keypoints, track[:, torch.from_numpy(LOCAL), :2]], 1)
 
-    fit_basis(student, points(landmarks), field, moving, steps=100)
+    fit_basis(student, points(landmarks), field, moving)
     unseen = torch.from_numpy(sliding_track(faces[0], 4, seed=1))
     wanted = SlidingTeacher().render(identity, unseen)
     asked = points(unseen)

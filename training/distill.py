@@ -339,8 +339,8 @@ def distil(
         trunk.to(memory_format=torch.channels_last)
     # Learning rates follow the size of what is learned: basis fields and textures are right from the start.
     groups = [
-        (student.motion_trunk.parameters(), 1.0),
-        (student.mixer.parameters(), 0.2),
+        (student.motion_trunk.parameters(), 0.5),
+        (student.mixer.parameters(), 0.02),
         (student.basis.parameters(), 0.01),
         (student.generator.parameters(), 0.5),
         (student.distributor.parameters(), 1.0),
@@ -468,8 +468,8 @@ def _track_id(run_folder: Path) -> str:
 def _training_state(
     student: Student, optimiser: torch.optim.Optimizer, average: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Weights, their average and Adam's moments, under flat names."""
-    state = {f"student/{name}": p for name, p in student.named_parameters()}
+    """Weights and constants, the weights' average and Adam's moments, under flat names."""
+    state = {f"student/{name}": tensor for name, tensor in student.state_dict().items()}
     state |= {f"average/{name}": p for name, p in average.items()}
     for name, p in student.named_parameters():
         for key, value in optimiser.state.get(p, {}).items():
@@ -490,9 +490,9 @@ def _resume(
     tensors, record = load_tensors(checkpoint)
     if record["made_by"] != json.loads(json.dumps(made_by)):
         return None
+    student.load_state_dict({name: tensors[f"student/{name}"] for name in student.state_dict()})
     with torch.no_grad():
         for name, p in student.named_parameters():
-            p.copy_(tensors[f"student/{name}"])
             average[name].copy_(tensors[f"average/{name}"])
             moments = {
                 key: tensors[f"adam/{key}/{name}"]
