@@ -45,24 +45,16 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--face", type=int, help="which face, counted from the left (default: the largest)")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help="training time in minutes (default: 6.5)")
-    budget.add_argument(
-        "--steps", type=int, help="training steps instead of minutes, for runs that repeat exactly"
-    )
+    budget.add_argument("--steps", type=int, help="training steps instead of minutes, for runs that repeat exactly")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--tier", choices=("standard", "low", "nano", "paper"), default="standard",
         help="size of the student: 6, 2, 1 or 12 GFLOPs a frame (default: %(default)s)",
     )  # fmt: skip
-    size.add_argument(
-        "--gflops", type=float, help="any other size, in GFLOPs a frame (2 per multiply-accumulate)"
-    )
+    size.add_argument("--gflops", type=float, help="any other size, in GFLOPs a frame (2 per multiply-accumulate)")
     parser.add_argument("--frames", type=int, help="frames of procedural motion to learn from (default: 700)")
-    parser.add_argument(
-        "--teacher", choices=("mesh",), default="mesh", help="who animates the photo (default: mesh)"
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)"
-    )
+    parser.add_argument("--teacher", choices=("mesh",), default="mesh", help="who animates the photo (default: mesh)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
     parser.add_argument("--consent", help="who agreed to this avatar, and how; kept in the bundle")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
 

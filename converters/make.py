@@ -124,8 +124,7 @@ def example_photo(name: str) -> Path:
     path = Path(spec.origin).parent / inside if spec and spec.origin else None
     if path is None or not path.is_file():
         raise InputError(
-            f"The example portrait {name} comes with {package}. "
-            'Install it with pip install "superface[examples]".'
+            f'The example portrait {name} comes with {package}. Install it with pip install "superface[examples]".'
         )
     return path
 
@@ -174,7 +173,10 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
         held_out_landmarks=tracks.held_out,
         config=config.distil,
     )
-    extremes = render_track(identity, teacher, tracks.extremes, run / "extremes", label="rendering extremes", progress=print_progress())
+    progress = print_progress()
+    extremes = render_track(
+        identity, teacher, tracks.extremes, run / "extremes", label="rendering extremes", progress=progress
+    )
     hardest = evaluate(result.student, extremes, config.distil)
     fidelity = result.fidelity
     say(
@@ -184,9 +186,7 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
 
     say("Lowering to ONNX, fp32 and int8, and comparing with the trained student")
     bundle = run / f"{name}.avatar"
-    licence = (
-        EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
-    )
+    licence = EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
     contents = _contents(name, portrait, identity, teacher, result, hardest, config, licence, is_example)
     manifest = write_bundle(bundle, contents)
     verdict = check(bundle)
@@ -289,7 +289,7 @@ def _driving(track: RenderedTrack) -> Driving:
 
 def _contents(
     name: str, portrait: Portrait, identity: Identity, teacher: Teacher, result: DistilResult,
-    config: MakeConfig, licence: str, is_example: bool,
+    hardest: Fidelity, config: MakeConfig, licence: str, is_example: bool,
 ) -> BundleContents:  # fmt: skip
     """Everything that goes into the bundle; raises ParityError when a gate is missed."""
     driver = teacher.driver(identity)
@@ -385,9 +385,7 @@ def _film(
                 video.write(np.concatenate([still, _labelled(taught, "teacher"), made], 1))
 
 
-def _sheet(
-    avatar: Avatar, teacher: Teacher, identity: Identity, portrait: Portrait, result: DistilResult
-) -> Sheet:
+def _sheet(avatar: Avatar, teacher: Teacher, identity: Identity, portrait: Portrait, result: DistilResult) -> Sheet:
     """The pictures of the report: fixed poses, and the held-out frame that came out worst."""
     poses = (
         "neutral", "yaw -30", "yaw +30", "pitch -20", "pitch +20", "roll +20",

@@ -43,9 +43,7 @@ def compare(expected: Iterable[npt.NDArray[Any] | torch.Tensor], got: Iterable[n
     for reference, frame in zip(expected, got, strict=True):
         reference = np.asarray(reference)
         if not np.isfinite(frame).all():
-            raise ParityError(
-                "The converted student draws NaN. Was it trained to the end? Nothing was written."
-            )
+            raise ParityError("The converted student draws NaN. Was it trained to the end? Nothing was written.")
         decibels.append(psnr_db(reference, frame, peak=1.0))
         largest = max(largest, float(np.abs(reference - frame).max()))
     if not decibels:

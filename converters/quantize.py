@@ -54,8 +54,7 @@ def quantize(model: bytes, calibration: Driving, *, parts: tuple[str, ...] = QUA
     constants = {tensor.name for tensor in proto.graph.initializer}
     maps = sorted({name for node in chosen for name in (*node.input, *node.output) if name} - constants)
     ranges = {
-        name: TensorData(lowest=low, highest=high)
-        for name, (low, high) in _ranges(proto, maps, calibration).items()
+        name: TensorData(lowest=low, highest=high) for name, (low, high) in _ranges(proto, maps, calibration).items()
     }
     quantizer = QDQQuantizer(
         proto,
@@ -73,9 +72,7 @@ def quantize(model: bytes, calibration: Driving, *, parts: tuple[str, ...] = QUA
     quantizer.model.topological_sort()
     quantized = quantizer.model.model
     if not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in quantized.graph.initializer):
-        raise ParityError(
-            "The quantised graph holds no 8-bit weights. Is onnxruntime newer than this program?"
-        )
+        raise ParityError("The quantised graph holds no 8-bit weights. Is onnxruntime newer than this program?")
     onnx.checker.check_model(quantized, full_check=True)
     return bytes(quantized.SerializeToString())
 
@@ -104,9 +101,7 @@ def _ranges(
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in maps if name not in doors)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     samples: dict[str, list[Any]] = {name: [] for name in maps}
     for inputs in calibration.frames():
         for name, values in zip(samples, session.run(list(samples), inputs), strict=True):

@@ -196,9 +196,7 @@ def _figure(image: Frames, caption: str) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 
@@ -207,9 +205,7 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
     width, height, left, bottom, top = 1000, 300, 56, 34, 16
     points = {
         stage: [
-            (row["seconds"], row["loss"])
-            for row in history
-            if row.get("stage") == stage and row.get("loss", 0) > 0
+            (row["seconds"], row["loss"]) for row in history if row.get("stage") == stage and row.get("loss", 0) > 0
         ]
         for stage in ("motion", "frames")
     }
@@ -224,14 +220,10 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
 
     def line(values: Sequence[tuple[float, float]], colour: str, low: float, high: float) -> str:
         span = max(high - low, 1e-6)
-        path = " ".join(
-            f"{x(t):.1f},{top + (height - top - bottom) * (1 - (v - low) / span):.1f}" for t, v in values
-        )
+        path = " ".join(f"{x(t):.1f},{top + (height - top - bottom) * (1 - (v - low) / span):.1f}" for t, v in values)
         return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>'
 
-    def text(
-        at_x: float, at_y: float, words: str, colour: str = "currentColor", anchor: str = "start"
-    ) -> str:
+    def text(at_x: float, at_y: float, words: str, colour: str = "currentColor", anchor: str = "start") -> str:
         look = f'font-size="13" fill="{colour}" text-anchor="{anchor}"'
         return f'<text x="{at_x}" y="{at_y}" {look}>{words}</text>'
 

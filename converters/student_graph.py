@@ -34,9 +34,7 @@ class Driving(NamedTuple):
     def frames(self) -> list[dict[str, npt.NDArray[np.float32]]]:
         """The graph's inputs, one frame each."""
         pairs = zip(self.keypoints, self.local_landmarks, strict=True)
-        return [
-            {KEYPOINTS_IN.name: keypoints[None], LOCAL_IN.name: local[None]} for keypoints, local in pairs
-        ]
+        return [{KEYPOINTS_IN.name: keypoints[None], LOCAL_IN.name: local[None]} for keypoints, local in pairs]
 
 
 class StudentGraph(nn.Module):
@@ -50,9 +48,7 @@ class StudentGraph(nn.Module):
         """
         super().__init__()
         if not all(torch.isfinite(tensor).all() for tensor in student.state_dict().values()):
-            raise InputError(
-                "The student's weights hold NaN or infinity: its training went wrong. Train it again."
-            )
+            raise InputError("The student's weights hold NaN or infinity: its training went wrong. Train it again.")
         self.student = student.eval()
 
     @torch.no_grad()

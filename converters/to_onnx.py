@@ -91,9 +91,7 @@ def export_onnx(
         raise InputError(f"ONNX export knows {' and '.join(PRECISIONS)}, not {unknown[0]}.")
     graph = StudentGraph(student)
     frames = held_out.spread(VERIFIED_FRAMES)
-    expected = (
-        [graph(*map(torch.from_numpy, inputs.values()))[0] for inputs in frames.frames()] if verify else []
-    )
+    expected = [graph(*map(torch.from_numpy, inputs.values()))[0] for inputs in frames.frames()] if verify else []
     fp32 = export_graph(graph, (KEYPOINTS_IN.name, LOCAL_IN.name), (IMAGE_OUT.name,))
     students = {}
     if "fp32" in precisions:
@@ -242,9 +240,7 @@ def random_student(gflops: float, *, seed: int = 0, landmarks: torch.Tensor | No
         landmarks: float32 [478, 3], the face; default: random points, which no motion library can move.
     """
     torch.manual_seed(seed)
-    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (SIZE, SIZE), mode="bicubic")[0].clamp(
-        0, 1
-    )
+    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (SIZE, SIZE), mode="bicubic")[0].clamp(0, 1)
     if landmarks is None:
         landmarks = torch.rand(LANDMARKS, 3) * 1.2 - 0.6
     keypoints = landmarks[torch.from_numpy(LOCAL[:KEYPOINTS])]
@@ -278,9 +274,7 @@ def _driving_of(folder: Path, name: str) -> Driving | None:
     """A track that distillation left in its run folder."""
     track = folder / name
     try:
-        arrays = [
-            np.load(track / f"{part}.npy", allow_pickle=False) for part in ("keypoints", "local_landmarks")
-        ]
+        arrays = [np.load(track / f"{part}.npy", allow_pickle=False) for part in ("keypoints", "local_landmarks")]
     except (OSError, ValueError):
         return None
     return Driving(*arrays)
@@ -297,21 +291,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("onnx"), help="folder for the graphs (default: %(default)s)"
     )
-    parser.add_argument(
-        "--precision", choices=(*PRECISIONS, "all"), default="all", help="default: %(default)s"
-    )
+    parser.add_argument("--precision", choices=(*PRECISIONS, "all"), default="all", help="default: %(default)s")
     parser.add_argument(
         "--tier",
         choices=tuple(TIERS),
         default="standard",
         help="size of a random student (default: %(default)s)",
     )
-    parser.add_argument(
-        "--gflops", type=float, help="size of a random student in GFLOPs per frame, instead of --tier"
-    )
-    parser.add_argument(
-        "--no-verify", action="store_true", help="do not compare with torch; the result is marked so"
-    )
+    parser.add_argument("--gflops", type=float, help="size of a random student in GFLOPs per frame, instead of --tier")
+    parser.add_argument("--no-verify", action="store_true", help="do not compare with torch; the result is marked so")
     return parser.parse_args()
 
 
@@ -323,9 +311,7 @@ def main() -> int:
     if arguments.checkpoint is None:
         gflops = arguments.gflops or TIERS[arguments.tier]
         student = random_student(gflops)
-        print(
-            f"No checkpoint: random weights, {gflops:g} GFLOPs; speed and sizes are valid, pictures are not."
-        )
+        print(f"No checkpoint: random weights, {gflops:g} GFLOPs; speed and sizes are valid, pictures are not.")
         calibration, held_out = (random_driving(student, 64, seed) for seed in (1, 2))
         driver: tuple[torch.Tensor, torch.Tensor] | None = random_driver()
     else:
@@ -337,8 +323,7 @@ def main() -> int:
         driver = None
     cost = student_cost(student.config)
     print(
-        f"student: {cost.gmacs:.2f} GMACs = {cost.gflops:.2f} GFLOPs a frame, "
-        f"{cost.parameters / 1e6:.2f} M parameters"
+        f"student: {cost.gmacs:.2f} GMACs = {cost.gflops:.2f} GFLOPs a frame, {cost.parameters / 1e6:.2f} M parameters"
     )
 
     # 2. Wrap and 3. export; 4. check: graph, shapes, and parity with torch.
@@ -353,9 +338,7 @@ def main() -> int:
     )
     for precision, exported in export.students.items():
         row = exported.parity
-        verdict = (
-            f"{row.mean_db:.1f} dB mean, {row.worst_db:.1f} dB worst" if row else "converted, NOT verified"
-        )
+        verdict = f"{row.mean_db:.1f} dB mean, {row.worst_db:.1f} dB worst" if row else "converted, NOT verified"
         print(f"{precision}: {len(exported.model) / 1e6:.2f} MB, {verdict}")
 
     # 5. Write.
@@ -396,9 +379,7 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
             finally:
                 Path(temporary).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}). Choose another --output."
-        ) from error
+        raise InputError(f"{folder} cannot be written ({error.strerror}). Choose another --output.") from error
 
 
 if __name__ == "__main__":
