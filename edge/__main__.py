@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from edge.avatar import Avatar, Precision, Runtime
+from edge.avatar import Avatar, Mouth, Precision, Runtime
 from edge.errors import InputError, SuperFaceError
 
 TRACK_SUFFIX = ".npz"
@@ -69,6 +69,13 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, help="threads for one frame (default: ONNX Runtime's own choice)"
     )
+    parser.add_argument(
+        "--mouth",
+        choices=get_args(Mouth),
+        default="relative",
+        help="relative: the photo's mouth is the driver's neutral one; absolute: lips part as far as the driver's, "
+        "so that a photo with a laugh can close its mouth (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="end with one JSON line instead of a sentence")
 
 
@@ -97,7 +104,7 @@ def run_animate(arguments: argparse.Namespace) -> int:
     else:
         track = load_track(driving) if driving.suffix == TRACK_SUFFIX else track_video(driving)
         neutral = track.landmarks[neutral_frame(track.landmarks, track.fps)]
-        poses = np.asarray(avatar.retargeter(neutral)(track.landmarks), np.float32)
+        poses = np.asarray(avatar.retargeter(neutral, mouth=arguments.mouth)(track.landmarks), np.float32)
     for note in track.notes:
         print(note, file=sys.stderr)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Runtime = Literal["onnx", "numpy"]
 Precision = Literal["fp32", "int8"]
+Mouth = Literal["relative", "absolute"]
 Floats = npt.NDArray[np.float32]
 Frame = npt.NDArray[np.uint8]
 Run = Callable[..., tuple[npt.NDArray[Any], ...]]
@@ -144,11 +145,12 @@ class Avatar:
         image += 0.5
         return np.ascontiguousarray(image[0].astype(np.uint8).transpose(1, 2, 0))
 
-    def retargeter(self, driving_neutral: npt.ArrayLike) -> "Retargeter":
+    def retargeter(self, driving_neutral: npt.ArrayLike, *, mouth: Mouth = "relative") -> "Retargeter":
         """What carries another face's motion over to this person.
 
         Args:
             driving_neutral: float [478, 3], the driving person's calm face, any crop.
+            mouth: see `edge.motion.Retargeter`.
 
         Returns:
             A callable: driving landmarks [478, 3] or [T, 478, 3] → landmarks for `animate`, same shape.
@@ -159,7 +161,7 @@ class Avatar:
         from edge.motion import Retargeter
 
         neutral = np.asarray(driving_neutral)
-        return Retargeter(source_landmarks=self.source_landmarks, driving_neutral=neutral)
+        return Retargeter(source_landmarks=self.source_landmarks, driving_neutral=neutral, mouth=mouth)
 
 
 def _checked(values: npt.ArrayLike, spec: TensorSpec, shape: tuple[int, ...]) -> Floats:
