@@ -39,7 +39,7 @@ from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_tensors, save_student, save_tensors
 from training.config import DistilConfig
 from training.flops import student_config
-from training.layers import extend_field, find_canvas, find_matte, fit_basis, moving_cells
+from training.layers import extend_field, find_canvas, find_matte, fit_basis, moving_cells, refine_layers
 from training.losses import Discriminator, Features, motion_loss, student_loss
 from training.metrics import Fidelity, FidelityMeter
 from training.student import Student
@@ -367,6 +367,8 @@ def distil(
             student.layer[:, 3:] = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
             photo = identity.source_image[None].cpu().float()
             student.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
+        progress("layers", 0.3, "outline")
+        refine_layers(student, training.frames, targets.field)
         seconds += time.monotonic() - begun
         for name, p in student.named_parameters():
             average[name].copy_(p)

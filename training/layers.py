@@ -121,6 +121,51 @@ def find_canvas(frames: np.ndarray, moving: torch.Tensor, photo: torch.Tensor, *
     return seen * total / weight.clamp(min=1e-3) + (1 - seen) * everything / len(rows)
 
 
+def refine_layers(
+    student: Student, frames: np.ndarray, field: torch.Tensor, *, steps: int | None = None, batch: int = 3
+) -> None:
+    """Matte and canvas sharpened to the pixel, with the teacher's own motion and nothing else in play.
+
+    The outline is where most of a young student's error lies, and with the motion given it takes two warps a step
+    to find it: seconds instead of minutes.
+
+    Args:
+        student: its `layer`'s matte and its `canvas` are set.
+        frames: uint8 [T, 3, 512, 512], the teacher's.
+        field: float32 [T, 64, 64, 2], extended.
+        steps: default: one for three frames, 200 at most.
+        batch: frames a step.
+    """
+    steps = steps or min(200, max(1, len(frames) // 3))
+    device = student.canvas.device
+    photo = student.layer[:, :3].detach()
+    matte = student.layer[:, 3:].detach().clone().requires_grad_()
+    canvas = student.canvas.detach().clone().requires_grad_()
+    # A large epsilon leaves pixels alone that hardly show.
+    optimiser = torch.optim.Adam([matte, canvas], lr=0.03, betas=(0.8, 0.99), eps=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    choose = np.random.default_rng(0)
+    for _ in range(steps):
+        rows = choose.choice(len(frames), min(batch, len(frames)), replace=False)
+        wanted = torch.from_numpy(np.array(frames[rows])).to(device).float() / 255
+        grid = F.interpolate(
+            field[rows].to(device).permute(0, 3, 1, 2), (SIZE, SIZE), mode="bilinear", align_corners=True
+        ).permute(0, 2, 3, 1)
+        shape = (len(rows), -1, -1, -1)
+        moved = warp(photo.expand(shape), grid)
+        made = canvas + warp(matte.expand(shape), grid) * (moved - canvas)
+        optimiser.zero_grad(set_to_none=True)
+        ((made - wanted).abs() + 2 * (made - wanted).square()).sum().backward()
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            matte.clamp_(0, 1)
+            canvas.clamp_(0, 1)
+    with torch.no_grad():
+        student.layer[:, 3:] = matte
+        student.canvas.copy_(canvas)
+
+
 def fit_basis(
     student: Student,
     points: torch.Tensor,
