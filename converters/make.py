@@ -270,9 +270,9 @@ def _tracks(portrait: Portrait, driving: Track | None, config: MakeConfig) -> _T
         return procedural_track(source, seed=seed, seconds=seconds, fps=FPS, style=style)
 
     training = [motion(train_seed(0), frames * TRAINING_STRIDE / FPS, "training").landmarks[::TRAINING_STRIDE]]
-    held_out = [motion(held_out_seed(0), held_out_seconds, "speech").landmarks[::HELD_OUT_STRIDE]]
-    preview = motion(held_out_seed(1), min(PREVIEW_SECONDS, frames / FPS), "speech")
-    extremes = motion(held_out_seed(2), held_out_seconds, "training").landmarks[::EXTREMES_STRIDE]
+    held_out = [motion(held_out_seed(10), held_out_seconds, "speech").landmarks[::HELD_OUT_STRIDE]]
+    preview = motion(held_out_seed(11), min(PREVIEW_SECONDS, frames / FPS), "speech")
+    extremes = motion(held_out_seed(12), held_out_seconds, "training").landmarks[::EXTREMES_STRIDE]
     if driving is not None:
         cut = max(1, int(DRIVING_SHARE * len(driving)))
         training.append(driving.landmarks[:cut])

@@ -4,7 +4,7 @@ import torch
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from training.config import TIERS
 from training.flops import student_config
-from training.student import AppearanceDistributor, Motion, Student, heatmaps, identity_grid, resize, warp
+from training.student import AppearanceDistributor, Motion, Student, Window, heatmaps, identity_grid, resize, warp
 from training.teachers import Identity
 
 
@@ -111,3 +111,18 @@ def test_graph_holds_only_operations_that_lower(student, pose):
     }  # fmt: skip
     assert kinds <= everywhere, kinds - everywhere
     assert "index_select" not in kinds
+
+
+def test_a_window_is_that_part_of_the_whole_frame(random_student, driving):
+    """But for a rim where the convolutions' padding reaches, which training does not compare."""
+    held_out = driving[-1]
+    keypoints = torch.from_numpy(held_out.keypoints[:1])
+    local = torch.from_numpy(held_out.local_landmarks[:1])
+    window = Window(64, 128, 288)
+    with torch.no_grad():
+        whole = random_student.animate(keypoints, local, random_student.appearance_features)
+        part = random_student.animate(keypoints, local, random_student.appearance_features, window)
+    assert part.image.shape == (1, 3, 288, 288)
+    assert torch.equal(part.motion.field, whole.motion.field)
+    inner = slice(96, -96)
+    assert torch.allclose(part.image[..., inner, inner], window.of(whole.image)[..., inner, inner], atol=2e-3)

@@ -58,7 +58,9 @@ class DistilConfig:
     """Steps of both stages together, for runs that must repeat exactly."""
     motion_share: float = 0.12
     """Part of the run in which the motion network alone learns the teacher's motion field."""
-    batch: int = 2
+    batch: int = 4
+    window: int = 256
+    """Side in pixels of the random square in which frames are compared, a multiple of 8; 512: whole frames."""
     motion_batch: int = 16
     learning_rate: float = 1.2e-3
     ema: float = 0.995

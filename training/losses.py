@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from edge.spec import SIZE
 from training.config import LossWeights
-from training.student import Motion
+from training.student import Motion, Window
 
 # Rows of the local landmarks (edge.topology.LOCAL).
 RIGHT_EYE, LEFT_EYE, LIPS = slice(2, 10), slice(10, 18), slice(23, 35)
@@ -116,11 +116,17 @@ def student_loss(
     local_landmarks: torch.Tensor,
     weights: LossWeights,
     *,
+    window: Window | None = None,
     perceptual: Features | None = None,
     discriminator: Discriminator | None = None,
 ) -> Terms:
-    """All terms of a batch; those that need a network are zero where none is given."""
-    boxes = local_boxes(local_landmarks, frames.shape[-1])
+    """All terms of a batch; those that need a network are zero where none is given.
+
+    With a window, both `frames` and `teacher_frames` show that part alone.
+    """
+    boxes = local_boxes(local_landmarks, SIZE)
+    if window:
+        boxes = window.of(boxes)
     none = frames.new_zeros(())
     reconstruction = reconstruction_loss(frames, teacher_frames)
     multi_scale = multi_scale_loss(frames, teacher_frames)

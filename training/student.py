@@ -70,6 +70,20 @@ class Code(NamedTuple):
     """The field of the pose alone: cells of the driving frame in the source's frame, [N, 64·64, 2]."""
 
 
+class Window(NamedTuple):
+    """A square part of the frame, in pixels; multiples of 8, the size of a cell of the features."""
+
+    top: int
+    left: int
+    size: int
+
+    def of(self, maps: torch.Tensor) -> torch.Tensor:
+        """This part of maps [N, C, S, S] that show the whole frame at any size."""
+        cell = SIZE // maps.shape[-1]
+        top, left, size = self.top // cell, self.left // cell, self.size // cell
+        return maps[..., top : top + size, left : left + size]
+
+
 class Animation(NamedTuple):
     """One frame and the motion behind it."""
 
@@ -260,14 +274,17 @@ class Generator(_Trunk):
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)
 
-    def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE
+    ) -> torch.Tensor:
         """Features [N, C, 64, 64] (warped, occluded), hints [N, C, 64, 64], draft [N, 3, 512, 512].
 
-        Returns float32 [N, 4, 512, 512]: paint RGB, then the gate's logit.
+        Returns float32 [N, 4, 512, 512]: paint RGB, then the gate's logit. `fine` is the size of the last maps,
+        where training shows a window of all these.
         """
         with self._scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
-            x = self.widen(resize(F.relu(x), FINE)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
+            x = self.widen(resize(F.relu(x), fine)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
             x = self.paint(F.relu(self.fine(x)))
         if self.precision:
             x = x.float()
@@ -360,24 +377,40 @@ class Student(nn.Module):
         field = turned + moved[:, 0:2].permute(0, 2, 3, 1)
         return Motion(field, torch.sigmoid(moved[:, 2:3]), moved[:, 3:])
 
-    def animate(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor, features: torch.Tensor) -> Animation:
-        """N frames at once, for training: keypoints [N, K, 2], local landmarks [N, M, 2], F_2D [1, C, 64, 64]."""
+    def animate(
+        self,
+        keypoints: torch.Tensor,
+        local_landmarks: torch.Tensor,
+        features: torch.Tensor,
+        window: Window | None = None,
+    ) -> Animation:
+        """N frames at once, for training: keypoints [N, K, 2], local landmarks [N, M, 2], F_2D [1, C, 64, 64].
+
+        With a window only that part of the frames is painted; the motion is always whole.
+        """
         batch = (len(keypoints), -1, -1, -1)
         motion = self.motion(keypoints, local_landmarks)
-        return Animation(self.paint(motion, features.expand(batch), self.layer.expand(batch)), motion)
+        return Animation(self.paint(motion, features.expand(batch), self.layer.expand(batch), window), motion)
 
-    def paint(self, motion: Motion, features: torch.Tensor, layer: torch.Tensor) -> torch.Tensor:
+    def paint(
+        self, motion: Motion, features: torch.Tensor, layer: torch.Tensor, window: Window | None = None
+    ) -> torch.Tensor:
         """The frame [N, 3, 512, 512] for a motion; features [N, C, 64, 64], layer [N, 4, 512, 512] unwarped."""
         warped_features = warp(features, motion.field) * motion.occlusion
         # Corner cells sit on corner pixels, so an identity field stays one at every size.
         field = F.interpolate(
             motion.field.permute(0, 3, 1, 2), size=(SIZE, SIZE), mode="bilinear", align_corners=True
         ).permute(0, 2, 3, 1)
+        canvas, hints, fine = self.canvas, motion.hints, FINE
+        if window:
+            field = window.of(field.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            canvas, hints, warped_features = window.of(canvas), window.of(hints), window.of(warped_features)
+            fine = window.size // SHUFFLE
         warped_layer = warp(layer, field)
-        over = (warped_layer[:, 0:3] - self.canvas) * warped_layer[:, 3:4]
-        painted = self.generator(warped_features, motion.hints, self.canvas + over)
+        over = (warped_layer[:, 0:3] - canvas) * warped_layer[:, 3:4]
+        painted = self.generator(warped_features, hints, canvas + over, fine)
         gate = torch.sigmoid(painted[:, 3:4] + GATE_BIAS)
-        return self.canvas + gate * over + painted[:, 0:3]
+        return canvas + gate * over + painted[:, 0:3]
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
         """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""
