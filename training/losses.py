@@ -3,7 +3,7 @@
 The paper weighs perceptual 10, GAN 10, head pose 10, reconstruction 1 and local 100, where its local term compares
 *features* of the crops. Ours compares pixels, summed over the crops and divided by the frame's area, so that λ_L
 says how many times more a pixel of an eye or the mouth counts than any other. At the paper's 100 nine tenths of the
-loss would lie in 5 % of the picture; `DistilConfig.weights` therefore starts from 10 (docs/log.md has the trial).
+loss would lie in 5 % of the picture; `DistilConfig.weights` therefore starts from 10 (not swept).
 """
 
 from collections.abc import Callable, Sequence
