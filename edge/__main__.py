@@ -58,17 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _add_animate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_animate)
     parser.add_argument("avatar", type=Path, help="the folder NAME.avatar")
-    parser.add_argument(
-        "--driving", type=Path, help="a video, or a track (.npz); default: a procedural motion"
-    )
+    parser.add_argument("--driving", type=Path, help="a video, or a track (.npz); default: a procedural motion")
     parser.add_argument("-o", "--output", type=Path, help="video to write (default: NAME.mp4)")
-    parser.add_argument(
-        "--precision", choices=get_args(Precision), default="fp32", help="default: %(default)s"
-    )
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="default: %(default)s")
     parser.add_argument("--runtime", choices=get_args(Runtime), default="onnx", help="default: %(default)s")
-    parser.add_argument(
-        "--threads", type=int, help="threads for one frame (default: ONNX Runtime's own choice)"
-    )
+    parser.add_argument("--threads", type=int, help="threads for one frame (default: ONNX Runtime's own choice)")
     parser.add_argument(
         "--mouth",
         choices=get_args(Mouth),
@@ -137,9 +131,7 @@ def run_animate(arguments: argparse.Namespace) -> int:
 def _add_track(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_track)
     parser.add_argument("clip", type=Path, help="a video with one face")
-    parser.add_argument(
-        "-o", "--output", type=Path, help="track to write (default: the clip's name with .npz)"
-    )
+    parser.add_argument("-o", "--output", type=Path, help="track to write (default: the clip's name with .npz)")
     parser.add_argument("--json", action="store_true", help="end with one JSON line instead of a sentence")
 
 
@@ -167,12 +159,8 @@ def run_track(arguments: argparse.Namespace) -> int:
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_bench)
     parser.add_argument("avatar", type=Path, help="the folder NAME.avatar")
-    parser.add_argument(
-        "--frames", type=int, default=60, help="counted frames per row (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=int, nargs="+", default=[1, 2], help="threads, one row each (default: 1 2)"
-    )
+    parser.add_argument("--frames", type=int, default=60, help="counted frames per row (default: %(default)s)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads, one row each (default: 1 2)")
     parser.add_argument("--numpy", action="store_true", help="measure the plain-numpy runtime as well")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 

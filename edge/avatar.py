@@ -136,12 +136,8 @@ class Avatar:
             local_landmarks=_checked(local_landmarks, LOCAL_IN, (LOCAL_LANDMARKS, 2)),
         )
         if image.shape != IMAGE_OUT.shape:
-            raise BundleError(
-                f"The student drew {image.shape}, not {IMAGE_OUT.shape}. Make the avatar again."
-            )
-        image *= (
-            255  # In place: the array is ours, and a second one would cost 3 MB. The graph ends in a clip.
-        )
+            raise BundleError(f"The student drew {image.shape}, not {IMAGE_OUT.shape}. Make the avatar again.")
+        image *= 255  # In place: the array is ours, and a second one would cost 3 MB. The graph ends in a clip.
         image += 0.5
         return np.ascontiguousarray(image[0].astype(np.uint8).transpose(1, 2, 0))
 
@@ -171,16 +167,10 @@ def _checked(values: npt.ArrayLike, spec: TensorSpec, shape: tuple[int, ...]) ->
     except (TypeError, ValueError) as error:
         raise SpecError(f"{spec.name} must be an array of numbers of shape {shape} ({error}).") from error
     if array.shape != shape:
-        hint = (
-            " Give one frame at a time."
-            if array.ndim == len(shape) + 1
-            else " Was it made by another version?"
-        )
+        hint = " Give one frame at a time." if array.ndim == len(shape) + 1 else " Was it made by another version?"
         raise SpecError(f"{spec.name} has shape {array.shape}, this avatar wants {shape}.{hint}")
     if not np.isfinite(array).all():
-        raise SpecError(
-            f"{spec.name} holds NaN or infinity. Skip frames without a face, or interpolate them."
-        )
+        raise SpecError(f"{spec.name} holds NaN or infinity. Skip frames without a face, or interpolate them.")
     if array.min() < spec.low or array.max() > spec.high:
         raise SpecError(
             f"{spec.name} reaches from {array.min():.3g} to {array.max():.3g}; crop coordinates stay within "
@@ -209,9 +199,7 @@ def _onnx_graph(path: Path, threads: int | None) -> Run:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own types, which share no base but this.
         reason = str(error).strip().splitlines()[0][:200]
-        raise BundleError(
-            f"ONNX Runtime cannot load {path.name} ({reason}). Make the avatar again."
-        ) from error
+        raise BundleError(f"ONNX Runtime cannot load {path.name} ({reason}). Make the avatar again.") from error
 
     def run(**inputs: Floats) -> tuple[npt.NDArray[Any], ...]:
         return tuple(session.run(None, inputs))

@@ -176,9 +176,7 @@ def _row(
     root = str(Path(__file__).parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "edge.bench", os.path.abspath(bundle), runtime, precision, str(threads)]
-    done = subprocess.run(
-        [*command, str(frames)], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, str(frames)], env=environment, capture_output=True, text=True, check=False)
     try:
         figures = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
@@ -195,9 +193,7 @@ def _row(
     )
 
 
-def _measure(
-    bundle: str, runtime: Runtime, precision: Precision, threads: int, frames: int
-) -> dict[str, float]:
+def _measure(bundle: str, runtime: Runtime, precision: Precision, threads: int, frames: int) -> dict[str, float]:
     """In the fresh process: memory first, then frames between two looks at the machine's limit."""
     idle_mb = _runtime_alone_mb(bundle)
     begun = time.perf_counter()
@@ -269,9 +265,7 @@ if __name__ == "__main__":
     try:
         print(
             json.dumps(
-                _measure(
-                    _bundle, cast(Runtime, _runtime), cast(Precision, _precision), int(_threads), int(_frames)
-                )
+                _measure(_bundle, cast(Runtime, _runtime), cast(Precision, _precision), int(_threads), int(_frames))
             )
         )
     except (BundleError, InputError) as _error:

@@ -178,14 +178,10 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     folder = Path(folder)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise BundleError(
-            f"{folder} {what}; an avatar is a folder like NAME.avatar, made by `superface make`."
-        )
+        raise BundleError(f"{folder} {what}; an avatar is a folder like NAME.avatar, made by `superface make`.")
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
-        raise BundleError(
-            f"{folder} has no {MANIFEST}, so it is no avatar. Avatars are made by `superface make`."
-        )
+        raise BundleError(f"{folder} has no {MANIFEST}, so it is no avatar. Avatars are made by `superface make`.")
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST_MANIFEST + 1)
@@ -209,9 +205,7 @@ def parse_manifest(text: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not valid JSON ({error}). Fetch the bundle again.") from error
     if not isinstance(data, dict) or "format_version" not in data:
-        raise BundleError(
-            f"{MANIFEST} does not say its format_version, so it is no avatar's. Fetch the bundle again."
-        )
+        raise BundleError(f"{MANIFEST} does not say its format_version, so it is no avatar's. Fetch the bundle again.")
     version = data["format_version"]
     if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(
@@ -259,9 +253,7 @@ def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
                     f"{name} is a link in {folder}; a bundle holds its files itself. Copy the file there."
                 )
         if not path.is_file():
-            raise BundleError(
-                f"{folder} lacks {name}{_renamed(folder, manifest, entry)}. Fetch the bundle again."
-            )
+            raise BundleError(f"{folder} lacks {name}{_renamed(folder, manifest, entry)}. Fetch the bundle again.")
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
@@ -274,9 +266,7 @@ def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
         except OSError as error:
             raise BundleError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
         if digest != entry.sha256:
-            raise BundleError(
-                f"{name} was changed since the avatar was made (sha256 differs). Fetch the bundle again."
-            )
+            raise BundleError(f"{name} was changed since the avatar was made (sha256 differs). Fetch the bundle again.")
 
 
 def read_array(folder: str | os.PathLike[str], manifest: Manifest, name: str) -> Floats:
@@ -369,9 +359,7 @@ def _shape(value: Any, name: str) -> tuple[int, ...]:
         or not all(type(size) is int and 1 <= size <= LARGEST_TENSOR for size in value)
         or math.prod(value) > LARGEST_TENSOR
     ):
-        raise _wrong(
-            f"the shape of {name[:60]!r} must be 1 to 8 sizes of at most {LARGEST_TENSOR} numbers in all"
-        )
+        raise _wrong(f"the shape of {name[:60]!r} must be 1 to 8 sizes of at most {LARGEST_TENSOR} numbers in all")
     return tuple(value)
 
 
@@ -438,9 +426,7 @@ def _parity(data: Any) -> ParityRow:
         raise _wrong("a parity row must be an object")
     decibels = [_number(data, key, -1e3, 1e3) for key in ("mean_db", "worst_db", "required_db")]
     frames = int(_number(data, "frames", 0, 1e9))
-    return ParityRow(
-        _text(data, "precision"), _text(data, "engine"), decibels[0], decibels[1], decibels[2], frames
-    )
+    return ParityRow(_text(data, "precision"), _text(data, "engine"), decibels[0], decibels[1], decibels[2], frames)
 
 
 def _check_references(manifest: Manifest) -> None:
@@ -487,9 +473,7 @@ def write_bundle(folder: str | os.PathLike[str], contents: BundleContents) -> Ma
     target = Path(os.path.abspath(folder))
     _check_contents(contents)
     if target.is_symlink() or (target.exists() and not _replaceable(target)):
-        raise InputError(
-            f"{folder} exists and is no avatar, so it is not overwritten. Choose another output."
-        )
+        raise InputError(f"{folder} exists and is no avatar, so it is not overwritten. Choose another output.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"))
@@ -599,9 +583,7 @@ def manifest_text(manifest: Manifest) -> bytes:
     try:
         return (json.dumps(ordered, indent=1, allow_nan=False) + "\n").encode()
     except (TypeError, ValueError) as error:
-        raise SpecError(
-            f"The manifest cannot be written as JSON ({error}). Give plain, finite figures."
-        ) from error
+        raise SpecError(f"The manifest cannot be written as JSON ({error}). Give plain, finite figures.") from error
 
 
 def _png(image: npt.NDArray[np.uint8]) -> bytes:

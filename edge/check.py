@@ -135,9 +135,7 @@ def report(result: CheckReport) -> str:
             f"{row.runtime:6} {row.precision}: {row.mean_db:.1f} dB mean, {row.worst_db:.1f} dB worst, "
             f"{row.required_db:.0f} dB required: {verdict}"
         )
-    return "\n".join(
-        [*lines, "passed" if result.passed else "FAILED: do not ship this avatar; make it again."]
-    )
+    return "\n".join([*lines, "passed" if result.passed else "FAILED: do not ship this avatar; make it again."])
 
 
 def _known(precision: str) -> Precision:

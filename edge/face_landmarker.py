@@ -47,7 +47,9 @@ from edge.topology import (
     RIGHT_UPPER_LID,
 )
 
-OFFICIAL_URL = "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
+OFFICIAL_URL = (
+    "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
+)
 OFFICIAL_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 OFFICIAL_NAME = "face_landmarker.task"
 
@@ -92,9 +94,7 @@ def find_model(path: str | Path | None = None, *, progress: Progress = say) -> P
     if named:
         if not Path(named).is_file():
             where = "given" if path else "in SUPERFACE_LANDMARKER"
-            raise InputError(
-                f"The landmark model {where} is no file: {named}. Give face_landmarker.task itself."
-            )
+            raise InputError(f"The landmark model {where} is no file: {named}. Give face_landmarker.task itself.")
         return Path(named)
     cache = cache_folder()
     official, assembled = cache / OFFICIAL_NAME, cache / ASSEMBLED_NAME
@@ -235,9 +235,7 @@ def _assemble_from_wheel() -> bytes:
             raise _Unavailable(f"pip failed ({error})") from error
         wheels = sorted(Path(folder).glob("mediapipe-*.whl"))
         if run.returncode or not wheels:
-            reason = next(
-                (line for line in run.stderr.splitlines() if line.startswith("ERROR")), "no reason given"
-            )
+            reason = next((line for line in run.stderr.splitlines() if line.startswith("ERROR")), "no reason given")
             raise _Unavailable(f"pip cannot fetch {WHEEL} ({reason})")
         try:
             with zipfile.ZipFile(wheels[0]) as wheel:
@@ -354,9 +352,7 @@ def _join_outputs(model: bytes) -> bytes:
     table = graft.constant("order", _gather_table())
     points = graft.operate(_GATHER, [chain, table], "points", (LANDMARKS * 3,))
     shape = (1, 1, 1, LANDMARKS * 3)
-    landmarks = graft.operate(
-        _RESHAPE, [points, graft.constant("shape", np.array(shape))], "landmarks", shape
-    )
+    landmarks = graft.operate(_RESHAPE, [points, graft.constant("shape", np.array(shape))], "landmarks", shape)
     return graft.finish(outputs=[landmarks, graft.tensor(_PRESENCE_OUTPUT)])
 
 

@@ -138,9 +138,7 @@ class Landmarker:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise InputError(f"A picture is uint8 [H, W, 3]; got {image.dtype} {list(image.shape)}.")
         height, width = image.shape[:2]
-        picture = self._mediapipe.Image(
-            image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image)
-        )
+        picture = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
         if self.video:
             self._time_ms += 40 if step_ms is None else max(1, step_ms)
             result = self._graph.detect_for_video(picture, self._time_ms)
@@ -229,9 +227,7 @@ def read_portrait(
             faces += [_look_closer(image, found, finder) for found in find_faces(image, finder)]
     faces = [f for f in faces if f.plausible]
     if not faces:
-        raise InputError(
-            f"No face was found in {path}. Give a photo of one face from the front, sharp and well lit."
-        )
+        raise InputError(f"No face was found in {path}. Give a photo of one face from the front, sharp and well lit.")
     chosen, notes = _choose(faces, face, path)
     if not chosen.sure:
         notes.append("The face is not certain; drawings, animals and hidden faces animate badly.")
@@ -268,9 +264,7 @@ def _choose(faces: list[_Face], face: int | None, path: Path) -> tuple[_Face, li
     from_left = sorted(range(len(faces)), key=lambda n: float(centres[n]))
     if face is not None:
         if not 1 <= face <= len(faces):
-            raise InputError(
-                f"There is no face {face} in {path}: {len(faces)} found. Count from the left, from 1."
-            )
+            raise InputError(f"There is no face {face} in {path}: {len(faces)} found. Count from the left, from 1.")
         return faces[from_left[face - 1]], []
     largest = max(range(len(faces)), key=lambda n: faces[n].crop.size)
     notes = []
@@ -432,9 +426,7 @@ def _checked(face: _Face, image: NDArray[np.uint8], path: Path) -> list[str]:
     x, y, size = face.crop
     inside = max(0.0, min(x + size, width) - max(x, 0.0)) * max(0.0, min(y + size, height) - max(y, 0.0))
     if inside < MADE_UP_NOTED * size**2:
-        notes.append(
-            f"The photo ends close to the face: {1 - inside / size**2:.0%} of the picture is made up."
-        )
+        notes.append(f"The photo ends close to the face: {1 - inside / size**2:.0%} of the picture is made up.")
     if tall < 2 * MIN_FACE_PX:
         notes.append(f"The face is only {tall:.0f} pixels high: the avatar will look soft.")
     return notes

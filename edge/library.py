@@ -80,10 +80,7 @@ class Controls(NamedTuple):
             raise SpecError(f"A motion needs at least 1 frame, got {frames}.")
         try:
             return cls(
-                *(
-                    np.broadcast_to(np.asarray(moved.get(f, 0.0), np.float64), (frames,)).copy()
-                    for f in cls._fields
-                )
+                *(np.broadcast_to(np.asarray(moved.get(f, 0.0), np.float64), (frames,)).copy() for f in cls._fields)
             )
         except ValueError as error:
             raise SpecError(f"A control does not have {frames} frames: {error}.") from None
@@ -108,9 +105,7 @@ def pose_face(source_landmarks: NDArray[np.floating], controls: Controls) -> NDA
     frames = values[0].size
     for name, value in zip(Controls._fields, values, strict=True):
         if value.shape != (frames,) or frames == 0:
-            raise SpecError(
-                f"Control {name} has shape {value.shape}, expected ({max(frames, 1)},) as the others."
-            )
+            raise SpecError(f"Control {name} has shape {value.shape}, expected ({max(frames, 1)},) as the others.")
         if not np.isfinite(value).all():
             raise InputError(f"Control {name} holds NaN or infinite values. Give finite numbers.")
     c = Controls(*values)
@@ -226,9 +221,7 @@ def _speech(rng: np.random.Generator, at: Array) -> dict[str, Array]:
             name, shape = consonants[int(rng.choice(len(consonants), p=_CONSONANT_SHARES))]
             lips = name in ("m", "p", "f")
             sounds = [(0.22, shape, 1.0, 0.052 if lips else 0.045, 4.0 if lips else 1.0)]
-            sounds.append(
-                (0.62, vowels[int(rng.integers(len(vowels)))], effort * rng.uniform(0.75, 1.2), 0.085, 1.0)
-            )
+            sounds.append((0.62, vowels[int(rng.integers(len(vowels)))], effort * rng.uniform(0.75, 1.2), 0.085, 1.0))
             for offset, sound, gain, width, strength in sounds:
                 row = np.zeros(len(_SPEECH))
                 for control, value in sound.items():
@@ -277,9 +270,7 @@ def _saccades(rng: np.random.Generator, at: Array, reach: float) -> tuple[Array,
 def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style = "training") -> Controls:
     """Seeded controls over time: the same numbers for every person. See `procedural_track`."""
     if not np.isfinite(seconds) or not np.isfinite(fps) or fps <= 0 or seconds * fps < 3:
-        raise InputError(
-            f"A track needs at least 3 frames, got {seconds} seconds at {fps} frames per second."
-        )
+        raise InputError(f"A track needs at least 3 frames, got {seconds} seconds at {fps} frames per second.")
     if style not in ("training", "speech"):
         raise InputError(f"There is no motion style {style!r}. Choose: training, speech.")
     if seed < 0:

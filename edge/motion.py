@@ -162,9 +162,7 @@ class FaceFrame(NamedTuple):
     """float64 [3, 3]: columns are the face's x (to its left side), y (to its chin) and z (to its back)."""
 
 
-def check_landmarks(
-    landmarks: NDArray[np.floating], name: str = "landmarks", *, track: bool = False
-) -> Array:
+def check_landmarks(landmarks: NDArray[np.floating], name: str = "landmarks", *, track: bool = False) -> Array:
     """The landmarks as float64, or a sentence that says what is wrong with them.
 
     Args:
@@ -193,9 +191,7 @@ def check_landmarks(
             "Interpolate or drop the frames in which no face was found before passing them on."
         )
     if np.ptp(array[..., :2], axis=-2).min() < 1e-4:
-        raise InputError(
-            f"{name} holds a face without extent (all points in one place). Detect the face again."
-        )
+        raise InputError(f"{name} holds a face without extent (all points in one place). Detect the face again.")
     return array
 
 
@@ -298,9 +294,7 @@ def neutral_frame(landmarks: NDArray[np.floating], fps: float) -> int:
         raise InputError(f"A track's fps must be a positive number, got {fps}.")
     track = np.asarray(landmarks)
     if track.ndim != 3 or track.shape[1:] != (LANDMARKS, 3) or len(track) == 0:
-        raise SpecError(
-            f"landmarks has shape {track.shape}, expected (T, {LANDMARKS}, 3) with at least one frame."
-        )
+        raise SpecError(f"landmarks has shape {track.shape}, expected (T, {LANDMARKS}, 3) with at least one frame.")
     first = range(min(len(track), max(1, round(fps))))
     usable = [index for index in first if np.isfinite(track[index]).all()]
     if not usable:
@@ -432,9 +426,7 @@ class Retargeter:
         total = np.full((LANDMARKS, 1), 0.15)
         log_ratio = total * np.log(whole)
         for points, radius, values in regions:
-            away = np.linalg.norm(source[:, :2] - source[points, :2].mean(axis=0), axis=1) / (
-                radius * self._height
-            )
+            away = np.linalg.norm(source[:, :2] - source[points, :2].mean(axis=0), axis=1) / (radius * self._height)
             near = np.exp(-0.5 * away**2)[:, None]
             log_ratio = log_ratio + near * np.log(values)
             total = total + near

@@ -97,8 +97,7 @@ def grid_sample(features: Array, grid: Array, *, padding: Padding, align_corners
     """
     if features.ndim != 4 or grid.ndim != 4 or grid.shape[3] != 2 or len(grid) != len(features):
         raise SpecError(
-            f"A warp wants features [N, C, H, W] and a field [N, h, w, 2], "
-            f"not {features.shape} and {grid.shape}."
+            f"A warp wants features [N, C, H, W] and a field [N, h, w, 2], not {features.shape} and {grid.shape}."
         )
     n, channels, height, width = features.shape
     if align_corners:
@@ -185,9 +184,7 @@ def conv2d(
     n, channels, _, _ = values.shape
     out_channels, group_channels, taps_y, taps_x = weight.shape
     if channels != group_channels * groups or out_channels % groups:
-        raise SpecError(
-            f"A convolution of weight {weight.shape} in {groups} groups cannot read {channels} channels."
-        )
+        raise SpecError(f"A convolution of weight {weight.shape} in {groups} groups cannot read {channels} channels.")
     top, left, bottom, right = (padding,) * 4 if isinstance(padding, int) else padding
     padded = np.pad(values, ((0, 0), (0, 0), (top, bottom), (left, right)))
     reach_y, reach_x = dilation * (taps_y - 1) + 1, dilation * (taps_x - 1) + 1

@@ -89,9 +89,7 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
         raise InputError(f"{path} holds too many pixels. Give a smaller version of the photo.") from error
     except UnidentifiedImageError as error:
         if path.suffix.lower() in (".heic", ".heif"):
-            raise InputError(
-                f"{path} is a HEIC photo, which is not read. Save or send it as JPEG."
-            ) from error
+            raise InputError(f"{path} is a HEIC photo, which is not read. Save or send it as JPEG.") from error
         raise InputError(
             f"{path} is not a picture in a format that can be read (JPEG, PNG, WebP, …). Is it named wrongly?"
         ) from error
@@ -99,9 +97,7 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
         raise InputError(f"{path} may not be read by this user. Change its permissions.") from error
     # A damaged file can make Pillow's decoders raise nearly anything (OSError, SyntaxError, struct.error, …).
     except Exception as error:
-        raise InputError(
-            f"{path} is damaged or cut short ({error}). Save or copy the photo again."
-        ) from error
+        raise InputError(f"{path} is damaged or cut short ({error}). Save or copy the photo again.") from error
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -137,9 +133,7 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     """Colours of a wide-gamut phone or a print profile as sRGB; an unreadable profile is left aside."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(
-            picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, ImportError):
         return picture
     return picture if converted is None else converted
@@ -201,12 +195,7 @@ def crop_image(image: NDArray[np.uint8], crop: Crop, size: int = SIZE) -> NDArra
     height, width = image.shape[:2]
     left, top, right, bottom = crop.x, crop.y, crop.x + crop.size, crop.y + crop.size
     if not (
-        np.isfinite([*crop]).all()
-        and crop.size >= 1
-        and left < width
-        and top < height
-        and right > 0
-        and bottom > 0
+        np.isfinite([*crop]).all() and crop.size >= 1 and left < width and top < height and right > 0 and bottom > 0
     ):
         raise InputError(f"The crop {tuple(crop)} does not meet the image of {width}x{height} pixels.")
     # Only the part that is read is handled; a margin feeds the filter at the rim.

@@ -151,9 +151,7 @@ def _grid_sample(values: Values, attributes: Mapping[str, Any]) -> Values:
     corners = bool(attributes.get("align_corners", 0))
     features, grid = _array(values, 0), _array(values, 1)
     return [
-        ops.grid_sample(
-            features, grid, padding="border" if padding == b"border" else "zeros", align_corners=corners
-        )
+        ops.grid_sample(features, grid, padding="border" if padding == b"border" else "zeros", align_corners=corners)
     ]
 
 

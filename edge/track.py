@@ -108,11 +108,7 @@ def _fault(track: Track) -> str | None:
     if np.abs(landmarks).max() > MAX_COORDINATE:
         worst = float(np.abs(landmarks).max())
         return f"landmarks must be crop coordinates (about ±1); {worst:g} was found. Are they pixels?"
-    if (
-        not isinstance(detected, np.ndarray)
-        or detected.dtype != np.bool_
-        or detected.shape != (len(landmarks),)
-    ):
+    if not isinstance(detected, np.ndarray) or detected.dtype != np.bool_ or detected.shape != (len(landmarks),):
         return f"'detected' must be bool [{len(landmarks)}]"
     if not (np.isfinite(track.fps) and MIN_FPS <= track.fps <= MAX_FPS):
         return f"rate must be {MIN_FPS:g} to {MAX_FPS:g} frames per second, not {track.fps:g}"
@@ -134,9 +130,7 @@ def save_track(track: Track, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() != ".npz":
-        raise InputError(
-            f"A track is kept in an .npz file, not in {path.name}. Give a name that ends in .npz."
-        )
+        raise InputError(f"A track is kept in an .npz file, not in {path.name}. Give a name that ends in .npz.")
     arrays: dict[str, Any] = {
         "format": np.int64(TRACK_FORMAT),
         "landmarks": track.landmarks,
@@ -184,9 +178,7 @@ def load_track(path: str | Path) -> Track:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"There is no track {path}. Make one from a clip with: superface track CLIP -o {path.name}"
-        )
+        raise InputError(f"There is no track {path}. Make one from a clip with: superface track CLIP -o {path.name}")
     try:
         with zipfile.ZipFile(path) as archive:
             values = {name: _read_member(archive, name, path) for name in _MEMBERS}
@@ -197,9 +189,7 @@ def load_track(path: str | Path) -> Track:
         raise InputError(f"{path} is not a track, or it is damaged ({error}). Make it again.") from error
     version = int(values["format"])
     if version != TRACK_FORMAT:
-        raise InputError(
-            f"{path} is a track of format {version}; this version reads {TRACK_FORMAT}. Make it again."
-        )
+        raise InputError(f"{path} is a track of format {version}; this version reads {TRACK_FORMAT}. Make it again.")
     crop, source = values["crop"], values["source"]
     if crop is not None and crop.shape != (3,):
         raise InputError(f"{path} has a crop of {crop.size} numbers; 3 are expected. Make the track again.")
@@ -223,9 +213,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     except KeyError:
         if name in _OPTIONAL:
             return None
-        raise InputError(
-            f"{path} is not a track: it has no {name!r}. Make it with: superface track"
-        ) from None
+        raise InputError(f"{path} is not a track: it has no {name!r}. Make it with: superface track") from None
     dtype, axes = _MEMBERS[name]
     limit = MAX_FRAMES * LANDMARKS * 3 * 4 if name == "landmarks" else max(MAX_FRAMES, 4096)
     with archive.open(info) as stream:
@@ -235,9 +223,7 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
         shape, _, kind = read(head, max_header_size=1000)
     expected = np.dtype(dtype)
     if kind.newbyteorder("=") != expected or len(shape) != axes:
-        raise InputError(
-            f"{path}: {name!r} is {kind} {list(shape)}; {expected} with {axes} axes is expected."
-        )
+        raise InputError(f"{path}: {name!r} is {kind} {list(shape)}; {expected} with {axes} axes is expected.")
     size = int(np.prod(shape, dtype=object)) * expected.itemsize
     if size > limit or info.file_size > limit + 1024:
         raise InputError(f"{path}: {name!r} has {list(shape)} values; that is more than a track may hold.")
@@ -301,12 +287,9 @@ def track_video(path: str | Path, *, landmarker: Landmarker | None = None, progr
         raise InputError(f"{path} has one frame only: it is a picture. Give a clip to drive an avatar with.")
     if not seen:
         raise InputError(
-            f"No face was found in {path} ({len(sightings)} frames). "
-            "Give a clip that shows one face from the front."
+            f"No face was found in {path} ({len(sightings)} frames). Give a clip that shows one face from the front."
         )
-    stretches = find_stretches(
-        [s.landmarks_px for s in sightings], [s.thumbnail for s in sightings], clip.fps
-    )
+    stretches = find_stretches([s.landmarks_px for s in sightings], [s.thumbnail for s in sightings], clip.fps)
     best = max(stretches, key=lambda s: s.stop - s.start)
     frames = best.stop - best.start
     if frames < min(SHORTEST_S * clip.fps, 0.8 * len(sightings), len(sightings) - 1) or frames < 2:
@@ -367,9 +350,7 @@ def _sight(
             thumbnail = Image.fromarray(image).convert("L").resize((32, 32), Image.Resampling.BOX)
             yield image, _Sighting(last if faces else None, np.asarray(thumbnail, dtype=np.float32))
     if crowd:
-        notes.append(
-            f"Several faces were seen in {crowd} frames; the one that was largest at first is followed."
-        )
+        notes.append(f"Several faces were seen in {crowd} frames; the one that was largest at first is followed.")
 
 
 def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -395,9 +376,7 @@ def _shown(clip: Clip, progress: bool) -> Iterator[NDArray[np.uint8]]:
             clip, total=clip.length, desc=f"Tracking {clip.path.name}", unit=" frames", disable=not progress
         )
         return
-    print(
-        f"Tracking {clip.path.name}: {clip.length or 'unknown number of'} frames", file=sys.stderr, flush=True
-    )
+    print(f"Tracking {clip.path.name}: {clip.length or 'unknown number of'} frames", file=sys.stderr, flush=True)
     for number, image in enumerate(clip, start=1):
         yield image
         if number % 250 == 0:

@@ -81,9 +81,7 @@ def read_video(path: str | Path, *, max_fps: float = MAX_FPS) -> Clip:
     try:
         stream = _video_stream(container, path)
         if max(stream.width, stream.height) > MAX_SIDE:
-            raise InputError(
-                f"{path} is {stream.width}x{stream.height} pixels; {MAX_SIDE} a side at most. Shrink it."
-            )
+            raise InputError(f"{path} is {stream.width}x{stream.height} pixels; {MAX_SIDE} a side at most. Shrink it.")
         rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
         if not 1.0 <= rate <= 1000.0:
             rate = DEFAULT_FPS
@@ -159,9 +157,7 @@ def _decode(
             frames += 1
             yield frame.time, _upright(frame)
     if not frames:
-        raise InputError(
-            f"Not one frame of {path} can be decoded. Is the file whole? Copy or export it again."
-        )
+        raise InputError(f"Not one frame of {path} can be decoded. Is the file whole? Copy or export it again.")
     if damaged:
         notes.append(f"{damaged} damaged parts of {path.name} were left out.")
 
@@ -232,9 +228,7 @@ class VideoWriter:
         self.path = Path(path)
         kind = FORMATS.get(self.path.suffix.lower())
         if kind is None:
-            raise InputError(
-                f"{self.path} has an ending that is not written. Use one of: {', '.join(FORMATS)}."
-            )
+            raise InputError(f"{self.path} has an ending that is not written. Use one of: {', '.join(FORMATS)}.")
         if not 1.0 <= fps <= 240.0:
             raise InputError(f"A video of {fps:g} frames per second is not written. Give 1 to 240.")
         if self.path.is_dir():
@@ -275,9 +269,7 @@ class VideoWriter:
         if self._size is None:
             self._size = (width, height)
         if self._size != (width, height):
-            raise InputError(
-                f"A frame is {width}x{height} pixels, the first was {self._size[0]}x{self._size[1]}."
-            )
+            raise InputError(f"A frame is {width}x{height} pixels, the first was {self._size[0]}x{self._size[1]}.")
         if height % 2 or width % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         try:
@@ -306,9 +298,7 @@ class VideoWriter:
 
     def _cannot_write(self, error: Exception) -> InputError:
         reason = getattr(error, "strerror", None) or str(error)
-        return InputError(
-            f"{self.path} cannot be written ({reason}). Is there space, and may it be written there?"
-        )
+        return InputError(f"{self.path} cannot be written ({reason}). Is there space, and may it be written there?")
 
     def _discard(self) -> None:
         """Leave nothing half-written."""

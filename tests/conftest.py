@@ -62,9 +62,7 @@ def driving(faces):
     from edge.spec import KEYPOINTS
     from edge.topology import LOCAL
 
-    tracks = [
-        procedural_track(faces[0], seed=seed, seconds=2.0) for seed in (train_seed(0), held_out_seed(0))
-    ]
+    tracks = [procedural_track(faces[0], seed=seed, seconds=2.0) for seed in (train_seed(0), held_out_seed(0))]
     local = [track.landmarks[:, LOCAL, :2].astype(np.float32) for track in tracks]
     calibration, held_out = (Driving(points[:, :KEYPOINTS].copy(), points) for points in local)
     return tracks[1].landmarks.astype(np.float32), calibration, held_out

@@ -53,11 +53,7 @@ def test_the_graph_is_whole_and_says_nothing_of_this_machine(export):
 def test_only_int8_is_int8(export):
     def eight_bits(precision):
         graph = onnx.load_from_string(export.students[precision].model).graph
-        return {
-            tensor.name
-            for tensor in graph.initializer
-            if tensor.data_type == TensorProto.INT8 and tensor.dims
-        }
+        return {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT8 and tensor.dims}
 
     assert not eight_bits("fp32")
     weights = {name for name in eight_bits("int8") if "weight_quantized" in name}
@@ -100,9 +96,7 @@ def test_an_identity_field_returns_its_input_in_the_fast_form():
 
     features = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
     grid = coordinate_grid(64, 64)[None] * np.float32(63 / 64)
-    got = F.grid_sample(
-        torch.from_numpy(features), torch.from_numpy(grid), padding_mode="zeros", align_corners=False
-    )
+    got = F.grid_sample(torch.from_numpy(features), torch.from_numpy(grid), padding_mode="zeros", align_corners=False)
     np.testing.assert_allclose(got.numpy(), features, atol=1e-4)
 
 

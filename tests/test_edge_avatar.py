@@ -42,9 +42,7 @@ def test_driving_in_two_steps_is_the_same(avatar, driving):
 )
 def test_the_runtimes_agree(avatar, avatar_bundle, driving, runtime, precision, least_db):
     other = Avatar.load(avatar_bundle, runtime=runtime, precision=precision)
-    reference = (
-        avatar if precision == "fp32" or runtime == "onnx" else Avatar.load(avatar_bundle, precision="int8")
-    )
+    reference = avatar if precision == "fp32" or runtime == "onnx" else Avatar.load(avatar_bundle, precision="int8")
     pose = driving[0][9]
     assert psnr_db(reference.animate(pose), other.animate(pose), peak=255) >= least_db
 

@@ -136,9 +136,7 @@ def test_wrong_contents_are_refused(contents, tmp_path):
     with pytest.raises(SpecError, match=r"golden_keypoints has shape \(2, 20, 3\)"):
         write_bundle(tmp_path / "a.avatar", replace(contents, golden_keypoints=floats(2, KEYPOINTS, 3)))
     with pytest.raises(SpecError, match="holds NaN"):
-        write_bundle(
-            tmp_path / "a.avatar", replace(contents, source_keypoints=np.full((20, 3), np.nan, "f4"))
-        )
+        write_bundle(tmp_path / "a.avatar", replace(contents, source_keypoints=np.full((20, 3), np.nan, "f4")))
     with pytest.raises(SpecError, match="finite figures"):
         write_bundle(tmp_path / "a.avatar", replace(contents, metrics={"psnr_db": float("inf")}))
     assert os.listdir(tmp_path) == []

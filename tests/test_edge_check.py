@@ -50,9 +50,7 @@ def disturbed(bundle, folder, name, body):
 
 def test_other_frames_fail(avatar_bundle, tmp_path):
     other = (avatar_bundle / "golden/frame_1.png").read_bytes()
-    result = check(
-        disturbed(avatar_bundle, tmp_path / "a.avatar", "golden/frame_0.png", other), runtimes=["onnx"]
-    )
+    result = check(disturbed(avatar_bundle, tmp_path / "a.avatar", "golden/frame_0.png", other), runtimes=["onnx"])
     assert not result.passed
     assert "FAILED" in report(result)
 

@@ -134,9 +134,7 @@ def test_the_assembled_file_is_a_stored_zip_of_two_networks(assembled: Path) -> 
         assert bundle.read("face_landmarks_detector.tflite")[4:8] == b"TFL3"
 
 
-def test_the_assembled_model_agrees_with_the_official_one(
-    assembled: Path, portraits: dict[str, Path]
-) -> None:
+def test_the_assembled_model_agrees_with_the_official_one(assembled: Path, portraits: dict[str, Path]) -> None:
     pytest.importorskip("mediapipe", reason="mediapipe is not installed")
     from edge.landmarks import Landmarker
     from edge.preprocess import load_image

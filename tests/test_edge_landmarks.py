@@ -74,9 +74,7 @@ def test_several_faces(landmarker: Landmarker, astronaut: Image.Image, tmp_path:
             read_portrait(tmp_path / "group.png", face=wrong, landmarker=landmarker)
 
 
-def test_a_small_face_in_a_large_photo_is_found(
-    landmarker: Landmarker, astronaut: Image.Image, tmp_path: Path
-) -> None:
+def test_a_small_face_in_a_large_photo_is_found(landmarker: Landmarker, astronaut: Image.Image, tmp_path: Path) -> None:
     field = Image.new("RGB", (2000, 1600), (90, 120, 90))
     field.paste(astronaut, (1400, 1000))
     field.save(tmp_path / "field.png")
@@ -85,9 +83,7 @@ def test_a_small_face_in_a_large_photo_is_found(
     assert 990 < crop.y < 1200
 
 
-def test_a_face_that_fills_the_photo_is_found(
-    landmarker: Landmarker, astronaut: Image.Image, tmp_path: Path
-) -> None:
+def test_a_face_that_fills_the_photo_is_found(landmarker: Landmarker, astronaut: Image.Image, tmp_path: Path) -> None:
     astronaut.crop((170, 60, 280, 200)).resize((440, 560)).save(tmp_path / "tight.png")
     portrait = read_portrait(tmp_path / "tight.png", landmarker=landmarker)
     assert any("ends close to the face" in note for note in portrait.notes)

@@ -88,12 +88,8 @@ def test_amplitudes_are_those_of_recorded_faces(face):
 @both_faces
 def test_muscles_keep_to_their_region(face):
     forehead, chin = [10, 109, 338, 67, 297], [CHIN, 148, 377]
-    assert (
-        np.abs(in_face_heights(face, pose_face(face, Controls.rest(1, jaw_open=1))[0])[forehead]).max() < 1e-4
-    )
-    assert (
-        np.abs(in_face_heights(face, pose_face(face, Controls.rest(1, brow_raise=1))[0])[chin]).max() < 1e-4
-    )
+    assert np.abs(in_face_heights(face, pose_face(face, Controls.rest(1, jaw_open=1))[0])[forehead]).max() < 1e-4
+    assert np.abs(in_face_heights(face, pose_face(face, Controls.rest(1, brow_raise=1))[0])[chin]).max() < 1e-4
 
 
 @both_faces

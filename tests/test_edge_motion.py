@@ -46,9 +46,7 @@ def person(seed: int, smiles: bool = False) -> np.ndarray:
     for axis in (0, 1):
         aligned[:, axis] += rng.uniform(-0.04, 0.04) * np.sin(2.0 * x + rng.uniform(0, 6)) * np.cos(2.5 * y)
     turned = aligned @ head_rotation(*rng.uniform(-8.0, 8.0, 3)).T
-    return (turned * rng.uniform(0.7, 1.2) + frame.origin + [*rng.uniform(-0.1, 0.1, 2), 0.0]).astype(
-        np.float32
-    )
+    return (turned * rng.uniform(0.7, 1.2) + frame.origin + [*rng.uniform(-0.1, 0.1, 2), 0.0]).astype(np.float32)
 
 
 def posed(face: np.ndarray, **controls: float) -> np.ndarray:
@@ -192,9 +190,7 @@ def test_scaling_or_shifting_the_driver_changes_nothing(avatar, driver, scale, x
     track = track.astype(np.float64)  # so that the test itself does not round
     plain = Retargeter(source_landmarks=source, driving_neutral=neutral)(track)
     place = np.array([x, y, 0.0])
-    elsewhere = Retargeter(source_landmarks=source, driving_neutral=scale * neutral + place)(
-        scale * track + place
-    )
+    elsewhere = Retargeter(source_landmarks=source, driving_neutral=scale * neutral + place)(scale * track + place)
     np.testing.assert_allclose(elsewhere, plain, atol=2e-5)
 
 
@@ -225,16 +221,12 @@ def test_eyes_open_no_wider_than_an_avatar_can():
     driven = Retargeter(source_landmarks=SMILE, driving_neutral=sleepy)(CLOSED_MOUTH)
     frame = face_frame(SMILE)
     for eye in EYES:
-        rest, wide = (
-            ((face[eye.lower] - face[eye.upper]) @ frame.rotation)[:, 1].mean() for face in (SMILE, driven)
-        )
+        rest, wide = (((face[eye.lower] - face[eye.upper]) @ frame.rotation)[:, 1].mean() for face in (SMILE, driven))
         assert wide == pytest.approx(WIDEST_EYES * rest, rel=0.02)
 
 
 def test_a_wink_moves_one_eye():
-    driven = Retargeter(source_landmarks=SMILE, driving_neutral=CLOSED_MOUTH)(
-        posed(CLOSED_MOUTH, blink_right=1)
-    )
+    driven = Retargeter(source_landmarks=SMILE, driving_neutral=CLOSED_MOUTH)(posed(CLOSED_MOUTH, blink_right=1))
     right, left = EYES
     np.testing.assert_array_equal(driven[right.upper], driven[right.lower])
     np.testing.assert_allclose(driven[left.upper], SMILE[left.upper], atol=2e-3)
@@ -253,9 +245,7 @@ def test_a_photo_that_laughs_closes_its_mouth_in_absolute_mode():
     shut = posed(CLOSED_MOUTH, lips_seal=1)
     relative = Retargeter(source_landmarks=SMILE, driving_neutral=CLOSED_MOUTH)(shut)
     absolute = Retargeter(source_landmarks=SMILE, driving_neutral=CLOSED_MOUTH, mouth="absolute")(shut)
-    gap = [
-        (face[INNER_LOWER_LIP, 1] - face[INNER_UPPER_LIP, 1]).mean() for face in (SMILE, relative, absolute)
-    ]
+    gap = [(face[INNER_LOWER_LIP, 1] - face[INNER_UPPER_LIP, 1]).mean() for face in (SMILE, relative, absolute)]
     assert gap[1] == pytest.approx(gap[0], rel=0.1)
     assert gap[2] == 0.0
 

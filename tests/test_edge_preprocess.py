@@ -180,9 +180,7 @@ def test_crop_coordinates_go_there_and_back(crop: Crop, points: list[tuple[float
 @given(crop=crops)
 def test_crop_coordinates_are_one_at_pixel_centres(crop: Crop) -> None:
     half = crop.size / SIZE / 2
-    corners = np.array(
-        [[crop.x + half, crop.y + half], [crop.x + crop.size - half, crop.y + crop.size - half]]
-    )
+    corners = np.array([[crop.x + half, crop.y + half], [crop.x + crop.size - half, crop.y + crop.size - half]])
     assert np.allclose(to_crop(corners, crop), [[-1, -1], [1, 1]], atol=1e-3)
 
 
@@ -226,9 +224,7 @@ def test_outside_the_photo_is_calm() -> None:
     assert abs(corner.mean() - middle.mean()) < 40
 
 
-@pytest.mark.parametrize(
-    "crop", [Crop(1000, 0, 100), Crop(0, 0, 0), Crop(float("nan"), 0, 10), Crop(-50, 0, 50)]
-)
+@pytest.mark.parametrize("crop", [Crop(1000, 0, 100), Crop(0, 0, 0), Crop(float("nan"), 0, 10), Crop(-50, 0, 50)])
 def test_a_crop_beside_the_photo_is_refused(crop: Crop) -> None:
     with pytest.raises(InputError, match="does not meet the image"):
         crop_image(np.zeros((100, 100, 3), np.uint8), crop)

@@ -124,9 +124,9 @@ def test_eight_bits_and_back(tmp_path):
     model = model_of(nodes, (2, 3, 4), constants)
     onnx.save(model, tmp_path / "m.onnx")
     values = noise(2, 3, 4) * 2
-    (expected,) = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    ).run(None, {"x": values})
+    (expected,) = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+        None, {"x": values}
+    )
     np.testing.assert_allclose(NumpyStudent(tmp_path / "m.onnx").run(x=values)[0], expected, atol=1e-6)
 
 

@@ -221,9 +221,7 @@ def face_at(x: float, height: float = 100.0) -> np.ndarray:
 GREY = np.full((32, 32), 100, np.float32)
 
 
-def stretches_of(
-    xs: list[float | None], fps: float = 25.0, pictures: list[float] | None = None
-) -> list[Stretch]:
+def stretches_of(xs: list[float | None], fps: float = 25.0, pictures: list[float] | None = None) -> list[Stretch]:
     thumbnails = [GREY + (pictures[n] if pictures else 0) for n in range(len(xs))]
     return find_stretches([None if x is None else face_at(x) for x in xs], thumbnails, fps)
 
@@ -376,9 +374,7 @@ def test_a_cut_ends_the_track(finder: Landmarker, photo: Image.Image, tmp_path: 
     assert any("longest steady view" in note for note in track.notes)
 
 
-@pytest.mark.parametrize(
-    ("shots", "says"), [([None] * 6, "No face was found"), (["photo"], "one frame only")]
-)
+@pytest.mark.parametrize(("shots", "says"), [([None] * 6, "No face was found"), (["photo"], "one frame only")])
 def test_clips_that_drive_nothing_are_explained(
     finder: Landmarker, photo: Image.Image, tmp_path: Path, shots: list[object], says: str
 ) -> None:

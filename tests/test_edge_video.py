@@ -30,9 +30,7 @@ def number_of(image: np.ndarray) -> int:
     return round(red.sum() / 4) - 1
 
 
-def make_clip(
-    path: Path, times_s: list[float], *, sound: bool = False, beep_s: float = 1.0, rate: int = 25
-) -> Path:
+def make_clip(path: Path, times_s: list[float], *, sound: bool = False, beep_s: float = 1.0, rate: int = 25) -> Path:
     """A clip whose frames have these times; its sound is silent, then a tone from `beep_s` on."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
@@ -101,8 +99,7 @@ def test_rotation_is_applied(tmp_path: Path) -> None:
     # The track header's matrix, as a phone held upright writes it: a quarter turn clockwise.
     unity = b"".join(n.to_bytes(4, "big") for n in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
     turned = b"".join(
-        (n % (1 << 32)).to_bytes(4, "big")
-        for n in (0, 1 << 16, 0, -(1 << 16), 0, 0, HEIGHT << 16, 0, 1 << 30)
+        (n % (1 << 32)).to_bytes(4, "big") for n in (0, 1 << 16, 0, -(1 << 16), 0, 0, HEIGHT << 16, 0, 1 << 30)
     )
     place = data.index(unity, data.index(b"tkhd"))
     data[place : place + 36] = turned

@@ -29,10 +29,7 @@ def test_the_two_commands_are_on_the_first_screen():
 
 
 def test_the_gate_installs_as_the_readme_says():
-    assert (
-        COMMANDS[1].split(" && ")[0].replace("pip install", "pip install -q")
-        in (ROOT / ".ci/run").read_text()
-    )
+    assert COMMANDS[1].split(" && ")[0].replace("pip install", "pip install -q") in (ROOT / ".ci/run").read_text()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("superface ")])

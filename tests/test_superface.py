@@ -83,9 +83,7 @@ def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    made = json.loads(
-        run("make", "--steps", "3", "--frames", "10", "--tier", "nano", "--json").splitlines()[-1]
-    )
+    made = json.loads(run("make", "--steps", "3", "--frames", "10", "--tier", "nano", "--json").splitlines()[-1])
     assert made["verified"]
     assert made["gflops"] <= 1.0
     folder = tmp_path / "runs" / "grace_hopper"

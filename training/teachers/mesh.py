@@ -145,9 +145,7 @@ class _Pose(NamedTuple):
 def _draw(proxy: Proxy, driving: Array) -> _Frame:
     """One frame [3, 512, 512], its motion field [64, 64, 2] and occlusion [1, 64, 64]."""
     fitted = fit_similarity(driving, reference=proxy.points)
-    pose = _Pose(
-        float(fitted.scale), fitted.rotation.astype(np.float32), fitted.translation.astype(np.float32)
-    )
+    pose = _Pose(float(fitted.scale), fitted.rotation.astype(np.float32), fitted.translation.astype(np.float32))
     unposed = pose.backward(driving)  # the driving expression in the photo's own pose
     face, lids = unposed[:468].copy(), []
     for eye in EYES:
@@ -215,9 +213,7 @@ def _eyeball(proxy: Proxy, eye: Eye, unposed: Array, pose: _Pose) -> _Part:
     centre, span = ring.mean(0), float(np.linalg.norm(source[eye.inner, :2] - source[eye.outer, :2]))
     ticks = np.linspace(-0.75, 0.75, 15) * span
     x, y = (axis.reshape(-1) for axis in np.meshgrid(ticks, ticks * 0.7))
-    rest = np.stack([centre[0] + x, centre[1] + y, np.full_like(x, centre[2] + 0.1 * span)], -1).astype(
-        np.float32
-    )
+    rest = np.stack([centre[0] + x, centre[1] + y, np.full_like(x, centre[2] + 0.1 * span)], -1).astype(np.float32)
     gaze = unposed[eye.iris, :2] - source[eye.iris, :2]
     gaze = gaze * min(1.0, 0.3 * span / (np.linalg.norm(gaze) + 1e-6))
     iris = source[eye.iris + 1 : eye.iris + 5, :2]
@@ -294,9 +290,7 @@ def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
         light: float,
     ) -> None:
         along = np.array([[top], [bottom]]) + bow * arch**2
-        vertices = place(
-            np.repeat(half * arch, 2, 0), along, depth + 0.18 * np.repeat(arch, 2, 0) ** 2, anchor
-        )
+        vertices = place(np.repeat(half * arch, 2, 0), along, depth + 0.18 * np.repeat(arch, 2, 0) ** 2, anchor)
         uv = _panel_uv(MOUTH_PANEL, np.repeat(columns, 2, 0), np.array([[rows[0] + 1.0], [rows[1] - 2.0]]))
         lit = (light * np.repeat(dim, 2, 0)).reshape(-1).astype(np.float32)
         parts.append(_Part(pose.forward(vertices), uv, vertices[:, :2], _sheet(2, 13), lit))
@@ -326,9 +320,7 @@ def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
         moved = np.concatenate([ring, ring.mean(0, keepdims=True)])
         drawn = (drawn + gaping * (moved - drawn)).astype(np.float32)
         drawn[:, 2] += 0.08 * width
-        parts.append(
-            _Part(pose.forward(drawn), own[:, :2], own[:, :2], _fan(len(rest)), np.ones(len(own), np.float32))
-        )
+        parts.append(_Part(pose.forward(drawn), own[:, :2], own[:, :2], _fan(len(rest)), np.ones(len(own), np.float32)))
     else:
         strip(upper_lip, half=0.36, top=-0.12, bottom=0.07, depth=0.12, bow=-0.045, rows=(0, 40), light=1.0)
     return parts
@@ -365,9 +357,7 @@ def _compose(
     covered = front.covered
     ticks = torch.arange(SIZE, device=device, dtype=torch.float32)
     identity = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
-    position = torch.where(
-        covered[..., None], front.interpolate(triangles, attributes[:, :2].contiguous()), identity
-    )
+    position = torch.where(covered[..., None], front.interpolate(triangles, attributes[:, :2].contiguous()), identity)
 
     sampled = _sample(proxy.atlas, position)
     bare = proxy.swept & ~covered
@@ -415,14 +405,11 @@ def _show_through(
     painted = _sample(proxy.atlas, through[..., :2])[:3] * through[..., 4]
     filled = behind.covered.float()[None]
     painted, filled, source = (
-        F.avg_pool2d(values[None], 2)[0]
-        for values in (painted * filled, filled, through[..., 2:4].permute(2, 0, 1))
+        F.avg_pool2d(values[None], 2)[0] for values in (painted * filled, filled, through[..., 2:4].permute(2, 0, 1))
     )
     painted = painted / filled.clamp_min(0.25)
     # A soft edge: the share of head among the nine pixels around, where there is something behind.
-    share = (
-        F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0] * covered[box]
-    )
+    share = F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0] * covered[box]
     share = torch.where(filled[0] > 0.9, share, torch.ones_like(share))
     patch = (slice(None), *box)
     frame[patch] = share * frame[patch] + (1 - share) * painted
@@ -461,9 +448,7 @@ def _coarse_motion(position: torch.Tensor, visible: torch.Tensor) -> tuple[torch
     """Positions [512, 512, 2] in pixels → field [64, 64, 2] in crop coordinates and occlusion [1, 64, 64]."""
     # Nine taps around each cell's centre; displacements are averaged, so rounding the taps costs nothing.
     cells = torch.linspace(0, SIZE - 1, FIELD, device=position.device)
-    taps = (
-        (cells[:, None] + torch.tensor([-2.0, 0.0, 2.0], device=position.device)).round().clamp(0, SIZE - 1)
-    )
+    taps = (cells[:, None] + torch.tensor([-2.0, 0.0, 2.0], device=position.device)).round().clamp(0, SIZE - 1)
     index = taps.long().reshape(-1)
     own = torch.stack(torch.meshgrid(taps.reshape(-1), taps.reshape(-1), indexing="xy"), -1)
     moved = (position[index][:, index] - own).view(FIELD, 3, FIELD, 3, 2)

@@ -125,9 +125,7 @@ def keypoint_weights(points: Array) -> Array:
         (0, -0.4, -0.1), (0, -0.1, -0.25), (0, 0.1, -0.4), (-0.3, 0.05, 0.0),
         (0.3, 0.05, 0.0), (-0.2, 0.35, -0.05), (0.2, 0.35, -0.05), (0, 0.5, -0.1),
     ):  # fmt: skip
-        anchors.append(
-            [*(centre[:2] + across * width * right + along * height * down), centre[2] + depth * height]
-        )
+        anchors.append([*(centre[:2] + across * width * right + along * height * down), centre[2] + depth * height])
     # Least weights w with sum(w) = 1 and w · stable = anchor, in units of the face's height.
     scale = height
     rows = np.concatenate([stable / scale, np.ones((len(stable), 1))], 1)
@@ -156,9 +154,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     opacity = matte[..., None]
     colour = (image - (1 - opacity) * layers.background) / np.maximum(opacity, 0.02)
     colour = np.clip(colour, 0, 255)
-    still = cv2.erode(
-        (np.abs(image.astype(int) - layers.background).max(-1) < 3).astype(np.float32), np.ones((3, 3))
-    )
+    still = cv2.erode((np.abs(image.astype(int) - layers.background).max(-1) < 3).astype(np.float32), np.ones((3, 3)))
 
     net, triangles = _spread_net(points)
     oval = points[topo.FACE_OVAL]
@@ -281,21 +277,16 @@ def _lid_panel(image: NDArray[np.uint8], points: Array, eye: Eye, rows: int) -> 
     ticks = np.linspace(0, len(edge) - 1, PANEL)
     lower = points[np.concatenate([[eye.outer], eye.lower, [eye.inner]]), :2]
     edge, fold, lower = (
-        np.stack([np.interp(ticks, np.arange(len(c)), c[:, k]) for k in (0, 1)], -1)
-        for c in (edge, fold, lower)
+        np.stack([np.interp(ticks, np.arange(len(c)), c[:, k]) for k in (0, 1)], -1) for c in (edge, fold, lower)
     )
     blurred = cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.float32)
     # From the lid itself up to the brow's bone, and a little from below the eye: lashes and folds are
     # darker than skin, so the brighter samples of each column count.
     rise, opening = fold - edge, lower - edge
-    places = [edge + share * rise for share in (0.7, 1.0, 1.4, 1.8)] + [
-        lower + share * opening for share in (0.5, 0.8)
-    ]
+    places = [edge + share * rise for share in (0.7, 1.0, 1.4, 1.8)] + [lower + share * opening for share in (0.5, 0.8)]
     samples = np.stack(
         [
-            cv2.remap(blurred, *np.float32(at.T[:, None]), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[
-                0
-            ]
+            cv2.remap(blurred, *np.float32(at.T[:, None]), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
             for at in places
         ]
     )
