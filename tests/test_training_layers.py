@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from edge.spec import FIELD, KEYPOINTS, SIZE
 from edge.topology import LOCAL
 from training.config import TIERS
 from training.flops import student_config
-from training.layers import extend_field, find_canvas, find_matte, fit_basis, moving_cells
+from training.layers import extend_field, find_canvas, find_matte, fit_basis, fit_codes, moving_cells
 from training.student import Student, identity_grid
 
 
@@ -78,3 +80,15 @@ def test_basis_and_mixer_find_unseen_slides(rendered, faces):
     distance = (found - wanted.motion_field).norm(dim=-1, keepdim=True) * SIZE / 2
     assert ((distance * moves).sum() / moves.sum()).item() < 1.5  # pixels; at rest it would be tens
     assert np.isfinite(found.numpy()).all()
+
+
+def test_codes_have_unit_spread_over_the_track(random_student, driving):
+    points = torch.from_numpy(np.concatenate([driving[1].keypoints, driving[1].local_landmarks], 1))
+    student = copy.deepcopy(random_student)
+    fit_codes(student, points)
+    with torch.no_grad():
+        offsets = student.code(points[:, :KEYPOINTS], points[:, KEYPOINTS:]).offsets.flatten(1)
+        codes = student.motion_trunk.express(offsets)
+    assert codes.mean(0).abs().max() < 1e-2
+    assert codes.std(0)[0] == pytest.approx(1, rel=0.05)
+    assert codes.std(0).max() < 1.1

@@ -39,7 +39,7 @@ from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_tensors, save_student, save_tensors
 from training.config import DistilConfig
 from training.flops import student_config
-from training.layers import extend_field, find_canvas, find_matte, fit_basis, moving_cells, refine_layers
+from training.layers import extend_field, find_canvas, find_matte, fit_basis, fit_codes, moving_cells, refine_layers
 from training.losses import Discriminator, Features, motion_loss, student_loss
 from training.metrics import Fidelity, FidelityMeter
 from training.student import Student, Window
@@ -381,6 +381,7 @@ def distil(
         begun = time.monotonic()
         everything = _load(training._replace(frames=training.frames[:, :, :1, :1]), slice(None), student, config)
         points = torch.cat([everything.keypoints, everything.local_landmarks], 1)
+        fit_codes(student, points)
         fit_basis(student, points, targets.field.to(device), targets.moving.to(device))
         with torch.no_grad():
             student.layer[:, 3:] = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)

@@ -166,6 +166,26 @@ def refine_layers(
         student.canvas.copy_(canvas)
 
 
+def fit_codes(student: Student, points: torch.Tensor) -> None:
+    """Expression codes of unit spread: principal components of the points' offsets over the training track.
+
+    Args:
+        student: bound; its motion trunk's `express` is set.
+        points: float32 [T, K + M, 2], driving keypoints and local landmarks.
+    """
+    express = student.motion_trunk.express
+    with torch.no_grad():
+        offsets = student.code(points[:, :KEYPOINTS], points[:, KEYPOINTS:]).offsets.flatten(1)
+        mean = offsets.mean(0)
+        _, spread, axes = torch.linalg.svd(offsets - mean, full_matrices=False)
+        count = min(len(express.weight), len(spread))
+        # Components that hardly move would only amplify the landmarks' noise.
+        spread = (spread / math.sqrt(len(offsets))).clamp(min=0.01 * float(spread[0]) / math.sqrt(len(offsets)) + 1e-6)
+        express.weight.zero_()
+        express.weight[:count] = axes[:count] / spread[:count, None]
+        express.bias.copy_(-express.weight @ mean)
+
+
 def fit_basis(
     student: Student,
     points: torch.Tensor,

@@ -36,6 +36,8 @@ from training.teachers import Identity
 
 HEATMAP = 32
 """Width and height of a heat-map, in cells."""
+EXPRESSION_CODES = 16
+"""Numbers that carry the points' offsets to maps of the person."""
 SIGMA = 0.1
 """Width of a heat-map's bell, in crop coordinates (the crop is 2 wide)."""
 FINE = 128
@@ -233,26 +235,39 @@ class AppearanceDistributor(nn.Module):
 
 
 class DenseMotionTrunk(_Trunk):
-    """Heat-map differences [N, K+M, 32, 32] → features and head maps at 64 px (DMN of the paper, in 2-D)."""
+    """Heat-map differences and offsets of the points → features and head maps at 64 px (DMN of the paper, in 2-D).
+
+    A heat-map says roughly where a point is, and a lid that falls by eight pixels hardly changes it. So the
+    offsets also go straight to where they matter: through a handful of codes to learned maps of this person.
+    """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
+        self.channels = channels
         self.enter = _conv(POINTS, channels)
         self.down = _conv(channels, 2 * channels, stride=2)
         self.deep = _Residual(2 * channels)
         self.up = _conv(2 * channels, channels)
-        self.place = nn.Parameter(torch.zeros(1, channels, HEATMAP, HEATMAP))
+        self.express = nn.Linear(2 * POINTS, EXPRESSION_CODES)
+        self.place = nn.Linear(EXPRESSION_CODES, channels * HEATMAP * HEATMAP)
+        nn.init.zeros_(self.express.bias)
+        nn.init.normal_(self.place.weight, std=0.1)
+        nn.init.zeros_(self.place.bias)
         self.wide = _conv(channels, channels)
         self.heads = _conv(channels, heads)
 
-    def forward(self, heat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns hints [N, C, 64, 64] and head maps [N, heads, 64, 64], float32."""
+    def forward(self, heat: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Heat-map differences [N, K+M, 32, 32], offsets [N, K+M, 2].
+
+        Returns hints [N, C, 64, 64] and head maps [N, heads, 64, 64], float32.
+        """
+        # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
+        place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.channels, HEATMAP, HEATMAP)
         with self._scope(heat):
             skip = F.relu(self.enter(heat))
             deep = F.relu(self.deep(self.down(skip)))
             x = F.relu(self.up(resize(deep, HEATMAP)) + skip)
-            # `place` tells each cell where it is: the person, and so the meaning of a cell, never changes.
-            x = F.relu(self.wide(resize(x + self.place, FIELD)))
+            x = F.relu(self.wide(resize(x + place, FIELD)))
             heads = self.heads(x)
         if self.precision:
             return x.float(), heads.float()
@@ -362,7 +377,7 @@ class Student(nn.Module):
         # and what makes a student useful within a minute; the convolutions below then place edges.
         base = self.basis(code.share).reshape(-1, FIELD * FIELD, 2)
 
-        hints, heads = self.motion_trunk(heatmaps(code.aligned, self.axis) - self.source_heat)
+        hints, heads = self.motion_trunk(heatmaps(code.aligned, self.axis) - self.source_heat, code.offsets)
         logits = heads[:, : POINTS + 1].flatten(2).transpose(1, 2)
         # Candidate motions of a cell: that of one keypoint or local landmark, or that of the basis fields.
         assignment = torch.softmax(logits, -1)
