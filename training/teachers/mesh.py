@@ -33,7 +33,6 @@ from training.teachers.proxy import (
     Proxy,
     build_proxy,
     eye_ring,
-    keypoint_weights,
     panel_origin,
     smoothstep,
     to_pixels,
@@ -65,13 +64,12 @@ class MeshTeacher:
         image = (source_image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
         points = to_pixels(source_landmarks.cpu().numpy())
         proxy = build_proxy(image, points, self.device)
-        weight = keypoint_weights(points)
-        keypoints = torch.from_numpy(weight @ source_landmarks.cpu().numpy()[topo.STABLE])
+        keypoints = torch.from_numpy(proxy.keypoint_weights @ source_landmarks.cpu().numpy()[topo.STABLE])
         return Identity(source_image, source_landmarks, keypoints, source_image[:, None], proxy)
 
     def driver(self, identity: Identity) -> tuple[torch.Tensor, torch.Tensor]:
         """Landmarks → 2-D keypoints as an exact linear map: weight float32 [K*2, 478*3] and bias [K*2]."""
-        weights = keypoint_weights(to_pixels(identity.source_landmarks.cpu().numpy()))
+        weights = identity.binding.keypoint_weights
         full = np.zeros((KEYPOINTS, 2, topo.LANDMARKS, 3), np.float32)
         for axis in (0, 1):
             full[:, axis, topo.STABLE, axis] = weights
@@ -81,9 +79,8 @@ class MeshTeacher:
     def render(self, identity: Identity, landmarks: torch.Tensor) -> Rendering:
         """Animate: landmarks float32 [N, 478, 3] in crop coordinates, already retargeted to this person."""
         proxy: Proxy = identity.binding
-        weights = keypoint_weights(proxy.points)
         driving = landmarks.cpu().numpy()
-        keypoints = torch.from_numpy(np.einsum("ks,nsd->nkd", weights, driving[:, topo.STABLE])).float()
+        keypoints = torch.from_numpy(np.einsum("ks,nsd->nkd", proxy.keypoint_weights, driving[:, topo.STABLE])).float()
         drawn = _side_by_side(lambda points: _draw(proxy, points), to_pixels(driving), proxy.atlas.device)
         frames, fields, occlusions = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         return Rendering(frames, keypoints, fields, occlusions)

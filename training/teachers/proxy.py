@@ -74,6 +74,8 @@ class Proxy(NamedTuple):
     """[E, 36]: how far it follows each point of the face's outline."""
     triangles: torch.Tensor
     """int64 [F, 3] over the 468 face points and then the net."""
+    keypoint_weights: Array
+    """[K, 32]: keypoints as blends of the stable landmarks."""
     open_mouth: bool
     """Whether the photo itself shows the inside of the mouth."""
 
@@ -204,6 +206,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
         follow=follow,
         spread=spread.astype(np.float32),
         triangles=mesh.to(device),
+        keypoint_weights=keypoint_weights(points),
         open_mouth=bool(gap > 0.05),
     )
 
