@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edge.__main__ import add_commands, run_safely
 from edge.errors import InputError, MissingRuntimeError
+from training.config import MINUTES, TIERS, TRAINING_FRAMES
 
 _EXAMPLES = """\
 examples:
@@ -44,15 +45,18 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--face", type=int, help="which face, counted from the left (default: the largest)")
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help="training time in minutes (default: 6.5)")
+    budget.add_argument("--minutes", type=float, help=f"training time in minutes (default: {MINUTES:g})")
     budget.add_argument("--steps", type=int, help="training steps instead of minutes, for runs that repeat exactly")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--tier", choices=("standard", "low", "nano", "paper"), default="standard",
-        help="size of the student: 6, 2, 1 or 12 GFLOPs a frame (default: %(default)s)",
+        "--tier", choices=tuple(TIERS), default="standard",
+        help=f"GFLOPs a frame: {', '.join(f'{name} {most:g}' for name, most in TIERS.items())} (default: %(default)s)",
     )  # fmt: skip
     size.add_argument("--gflops", type=float, help="any other size, in GFLOPs a frame (2 per multiply-accumulate)")
-    parser.add_argument("--frames", type=int, help="frames of procedural motion to learn from (default: 700)")
+    parser.add_argument(
+        "--frames", type=int,
+        help=f"frames of procedural motion to learn from (default: {TRAINING_FRAMES}, more for longer runs)",
+    )  # fmt: skip
     parser.add_argument("--teacher", choices=("mesh",), default="mesh", help="who animates the photo (default: mesh)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
     parser.add_argument("--consent", help="who agreed to this avatar, and how; kept in the bundle")
@@ -63,7 +67,6 @@ def run_make(arguments: argparse.Namespace) -> int:
     """Make an avatar; exit code 0 when its bundle was written, read back and checked."""
     try:
         from converters.make import EXAMPLES, MakeConfig, make
-        from training.config import TIERS
     except ModuleNotFoundError as error:
         raise MissingRuntimeError(
             f'Making an avatar needs {error.name}. Install everything with pip install "superface[all]".'

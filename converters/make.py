@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,11 +32,10 @@ from edge.check import CheckReport, check
 from edge.errors import BundleError, InputError
 from edge.landmarks import Portrait, read_portrait
 from edge.library import Style, held_out_seed, procedural_track, showcase, train_seed
-from edge.motion import Retargeter, neutral_frame
 from edge.topology import LOCAL
-from edge.track import Track, load_track, track_video
+from edge.track import Track, read_driving
 from edge.video import VideoWriter
-from training.config import DistilConfig
+from training.config import DistilConfig, training_frames
 from training.distill import DistilResult, RenderedTrack, distil, evaluate, print_progress, render_track
 from training.flops import student_cost
 from training.metrics import Fidelity
@@ -48,7 +47,6 @@ EXAMPLES = {
 }
 """Portraits that installed packages ship, by name: package, path inside it, licence."""
 
-TRAINING_FRAMES = 700
 TRAINING_STRIDE = 5
 """Procedural motion that trains is thinned to every fifth frame: neighbours teach the same twice."""
 HELD_OUT_SECONDS = 8.0
@@ -76,7 +74,7 @@ class MakeConfig:
     runs: Path = Path("runs")
     """Folder that holds one folder a run."""
     frames: int | None = None
-    """Frames of procedural motion that train; default: `TRAINING_FRAMES`."""
+    """Frames of procedural motion that train; default: `training_frames` of the run's length."""
     consent: str | None = None
     """Who agreed to this avatar, and how; written into the bundle."""
     distil: DistilConfig = field(default_factory=DistilConfig)
@@ -156,7 +154,9 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     for note in portrait.notes:
         say(f"  note: {note}")
     run = config.runs / name
-    driving = _read_driving(config.driving, portrait) if config.driving else None
+    driving = read_driving(config.driving, source_landmarks=portrait.landmarks) if config.driving else None
+    for note in driving.notes if driving else ():
+        say(f"  note: {note}")
     _claim(run, portrait, config)
 
     teacher = load_teacher(config.teacher)
@@ -241,16 +241,6 @@ def _claim(run: Path, portrait: Portrait, config: MakeConfig) -> None:
     os.replace(temporary, record)
 
 
-def _read_driving(path: Path, portrait: Portrait) -> Track:
-    """A clip or track, retargeted to the portrait."""
-    track = load_track(path) if path.suffix.lower() == ".npz" else track_video(path)
-    for note in track.notes:
-        say(f"  note: {note}")
-    neutral = track.landmarks[neutral_frame(track.landmarks, track.fps)]
-    retargeter = Retargeter(source_landmarks=portrait.landmarks, driving_neutral=neutral)
-    return replace(track, landmarks=retargeter(track.landmarks).astype(np.float32))
-
-
 class _Tracks(NamedTuple):
     """Landmarks float32 [T, 478, 3] of this person."""
 
@@ -262,7 +252,7 @@ class _Tracks(NamedTuple):
 
 def _tracks(portrait: Portrait, driving: Track | None, config: MakeConfig) -> _Tracks:
     """What trains and what measures; no seed and no part of a clip does both."""
-    frames = config.frames or TRAINING_FRAMES
+    frames = config.frames or training_frames(None if config.distil.steps else config.distil.minutes)
     source = portrait.landmarks
     held_out_seconds = min(HELD_OUT_SECONDS, frames / FPS)
 

@@ -140,6 +140,7 @@ def export_graph(module: StudentGraph | DriverGraph, inputs: Sequence[str], outp
         raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model_proto
     use_fast_warp(model)
+    pack_pictures(model)
     # The exporter notes where each line of source lies on this machine.
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         part.ClearField("metadata_props")
@@ -197,6 +198,37 @@ def use_fast_warp(model: onnx.ModelProto) -> int:
     return rewritten
 
 
+def pack_pictures(model: onnx.ModelProto) -> int:
+    """Store constants that are pictures, every value k / 255, in 8 bits: the same values in a quarter of the bytes.
+
+    Distillation leaves layer and canvas so. ONNX Runtime takes them apart in each frame, for less than a
+    millisecond, and holds the 8 bits alone in between.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        How many constants were packed.
+    """
+    packed = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SIZE * SIZE:
+            continue
+        values = numpy_helper.to_array(tensor)
+        levels = np.rint(values * 255)
+        if levels.min() < 0 or levels.max() > 255 or np.abs(values - levels / 255).max() > 1e-6:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(levels.astype(np.uint8), f"{name}_8bit"))
+        packed.append(helper.make_node("DequantizeLinear", [tensor.name, "picture_scale"], [name], f"{name}_unpack"))
+    if packed:
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(1 / 255, np.float32), "picture_scale"))
+        nodes = [*packed, *model.graph.node]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+    return len(packed)
+
+
 def run_onnx(model: bytes, frames: Sequence[dict[str, Any]]) -> list[list[Any]]:
     """The outputs of a graph for each frame's inputs, by ONNX Runtime on the CPU."""
     import onnxruntime
@@ -241,6 +273,7 @@ def random_student(gflops: float, *, seed: int = 0, landmarks: torch.Tensor | No
     """
     torch.manual_seed(seed)
     photo = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (SIZE, SIZE), mode="bicubic")[0].clamp(0, 1)
+    photo = (photo * 255).round() / 255
     if landmarks is None:
         landmarks = torch.rand(LANDMARKS, 3) * 1.2 - 0.6
     keypoints = landmarks[torch.from_numpy(LOCAL[:KEYPOINTS])]

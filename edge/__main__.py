@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from edge.avatar import Avatar, Mouth, Precision, Runtime
+from edge.avatar import Avatar, Precision, Runtime
 from edge.errors import InputError, SuperFaceError
+from edge.motion import Mouth
 
-TRACK_SUFFIX = ".npz"
 PROCEDURAL_SECONDS = 8.0
 
 
@@ -77,8 +77,7 @@ def run_animate(arguments: argparse.Namespace) -> int:
     """Write a video of the avatar moving as the driving video, track or procedural motion does."""
     import numpy as np
 
-    from edge.motion import neutral_frame
-    from edge.track import load_track, track_video
+    from edge.track import TRACK_SUFFIX, read_driving
     from edge.video import VideoWriter
 
     avatar = Avatar.load(
@@ -94,19 +93,16 @@ def run_animate(arguments: argparse.Namespace) -> int:
         track = procedural_track(
             avatar.source_landmarks, seed=held_out_seed(0), seconds=PROCEDURAL_SECONDS, style="speech"
         )
-        poses = track.landmarks
     else:
-        track = load_track(driving) if driving.suffix == TRACK_SUFFIX else track_video(driving)
-        neutral = track.landmarks[neutral_frame(track.landmarks, track.fps)]
-        poses = np.asarray(avatar.retargeter(neutral, mouth=arguments.mouth)(track.landmarks), np.float32)
+        track = read_driving(driving, source_landmarks=avatar.source_landmarks, mouth=arguments.mouth)
     for note in track.notes:
         print(note, file=sys.stderr)
 
     output = arguments.output or Path(f"{avatar.manifest.name}.mp4")
     times_ms = []
-    clip = driving if driving is not None and driving.suffix != TRACK_SUFFIX else None
+    clip = driving if driving is not None and driving.suffix.lower() != TRACK_SUFFIX else None
     with VideoWriter(output, track.fps, sound=clip, sound_start_s=track.start_s) as writer:
-        for pose in _progress(poses, "frames"):
+        for pose in _progress(track.landmarks, "frames"):
             begun = time.perf_counter()
             frame = avatar.animate(pose)
             times_ms.append((time.perf_counter() - begun) * 1000)
@@ -137,7 +133,7 @@ def _add_track(parser: argparse.ArgumentParser) -> None:
 
 def run_track(arguments: argparse.Namespace) -> int:
     """Write the landmarks of a video's face, frame by frame, as a track."""
-    from edge.track import save_track, track_video
+    from edge.track import TRACK_SUFFIX, save_track, track_video
 
     output = arguments.output or arguments.clip.with_suffix(TRACK_SUFFIX)
     if output.suffix != TRACK_SUFFIX:

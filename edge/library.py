@@ -307,7 +307,7 @@ def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style 
     moved.update({name: value + moved.get(name, 0.0) for name, value in _speech(rng, at).items()})
     if not training:
         moved["skew"] = wander(0.3, 1.0, 3.0, 1.0)
-    blink = _blinks(rng, at, 1.6 if training else 2.8)
+    blink = _blinks(rng, at, 0.9 if training else 2.8)
     moved["blink_right"], moved["blink_left"] = blink.copy(), blink.copy()
     moved["gaze_x"], moved["gaze_y"] = _saccades(rng, at, 1.0 if training else 0.5)
     if training:

@@ -94,6 +94,10 @@ LIP_FOLLOWS = np.array([0.6, 0.75, 0.9, 1.0])
 """How much of the inner border's correction each lip ring takes, outer to inner."""
 
 
+Mouth = Literal["relative", "absolute"]
+"""See `Retargeter`."""
+
+
 class Eye(NamedTuple):
     """The landmarks of one eye."""
 
@@ -336,7 +340,7 @@ class Retargeter:
         *,
         source_landmarks: NDArray[np.floating],
         driving_neutral: NDArray[np.floating],
-        mouth: Literal["relative", "absolute"] = "relative",
+        mouth: Mouth = "relative",
     ) -> None:
         """Bind the avatar and the driver.
 

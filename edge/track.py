@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,13 @@ from tqdm import tqdm
 
 from edge.errors import InputError, SpecError
 from edge.landmarks import Landmarker, confirmed, find_faces
+from edge.motion import Mouth, Retargeter, neutral_frame
 from edge.preprocess import Crop, crop_image, face_crop, face_height, from_crop, to_crop
 from edge.spec import SIZE
 from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS
 from edge.video import Clip, read_video
+
+TRACK_SUFFIX = ".npz"
 
 TRACK_FORMAT = 1
 """Version of the .npz file; a reader refuses any other."""
@@ -232,6 +235,24 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     with archive.open(info) as stream:
         array = _FORMAT.read_array(stream, allow_pickle=False, max_header_size=1000)
     return np.asarray(array, dtype=expected, order="C")
+
+
+def read_driving(path: str | Path, *, source_landmarks: NDArray[np.floating], mouth: Mouth = "relative") -> Track:
+    """A clip's or track's motion as this person makes it: read or tracked, then retargeted.
+
+    Args:
+        path: a video, or a track (.npz).
+        source_landmarks: float [478, 3], of the person to be moved.
+        mouth: see `edge.motion.Retargeter`.
+
+    Raises:
+        InputError: when there is no such file, or no face in it.
+    """
+    path = Path(path)
+    track = load_track(path) if path.suffix.lower() == TRACK_SUFFIX else track_video(path)
+    neutral = track.landmarks[neutral_frame(track.landmarks, track.fps)]
+    retarget = Retargeter(source_landmarks=source_landmarks, driving_neutral=neutral, mouth=mouth)
+    return replace(track, landmarks=retarget(track.landmarks).astype(np.float32))
 
 
 class _Sighting(NamedTuple):

@@ -10,7 +10,7 @@ from training.teachers import Identity, Rendering
 
 
 class SlidingTeacher:
-    name = "sliding"
+    name, version = "sliding", "1"
 
     def prepare(self, source_image: torch.Tensor, source_landmarks: torch.Tensor) -> Identity:
         keypoints = source_landmarks[torch.from_numpy(LOCAL[2 : 2 + KEYPOINTS])]

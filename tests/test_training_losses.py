@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from edge import topology as topo
 from edge.spec import FIELD
 from edge.topology import LOCAL
 from training.config import LossWeights
@@ -20,21 +21,28 @@ def local(faces) -> torch.Tensor:
     return torch.from_numpy(faces[:1, LOCAL, :2].copy())
 
 
-def test_boxes_hold_eyes_and_mouth_and_little_else(local):
+def test_boxes_hold_eyes_and_mouth_and_nothing_else(local, faces):
     boxes = local_boxes(local, 128)
     assert boxes.shape == (1, 1, 128, 128)
-    places = ((local[0, 2:35] + 1) * 63.5).round().long()
-    inside = [boxes[0, 0, y, x].item() for x, y in places.tolist()]
-    assert all(inside[:16])  # both eyes
-    assert all(inside[-12:])  # lips
-    assert 0.01 < boxes.mean() < 0.2
+    assert boxes.sum().item() == pytest.approx(1)
+
+    def counts(landmarks) -> list[float]:
+        places = ((faces[0, landmarks, :2] + 1) * 63.5).round().astype(int)
+        return [boxes[0, 0, y, x].item() for x, y in places]
+
+    for part in (topo.RIGHT_UPPER_LID, topo.LEFT_LOWER_LID, topo.OUTER_UPPER_LIP, topo.OUTER_LOWER_LIP):
+        assert min(counts(part)) > 0
+    assert counts([topo.NOSE_BRIDGE, topo.NOSE_TIP, topo.CHIN, topo.FOREHEAD_TOP]) == [0, 0, 0, 0]
+    # A third of the weight each, though the mouth is larger than an eye.
+    assert boxes[:, :, : int((faces[0, topo.NOSE_TIP, 1] + 1) * 63.5)].sum().item() == pytest.approx(2 / 3)
 
 
-def test_local_loss_sees_the_boxes_alone(local):
+def test_local_loss_sees_the_boxes_alone_and_large_errors_most(local):
     boxes = local_boxes(local, 64)
-    black = torch.zeros(1, 3, 64, 64)
-    assert local_loss(black + (1 - boxes), black, boxes) == 0
-    assert local_loss(black + boxes, black, boxes).item() == pytest.approx(boxes.mean().item())
+    black, inside = torch.zeros(1, 3, 64, 64), (boxes > 0).float()
+    assert local_loss(black + (1 - inside), black, boxes) == 0
+    assert local_loss(black + inside, black, boxes).item() == pytest.approx(6)
+    assert local_loss(black + 0.1 * inside, black, boxes).item() == pytest.approx(0.15)
 
 
 def test_multi_scale_forgives_fine_noise_that_sharpness_sees():

@@ -6,8 +6,21 @@ here once, and the command line reads them from these fields.
 
 from dataclasses import dataclass
 
+MINUTES = 6.5
+"""Training time of the default run."""
+
 TIERS = {"standard": 6.0, "low": 2.0, "nano": 1.0, "paper": 12.0}
 """GFLOPs per frame (2 per multiply-accumulate) of the named students, everything per frame included."""
+
+
+TRAINING_FRAMES = 700
+"""Frames of procedural motion that the default run learns from."""
+
+
+def training_frames(minutes: float | None) -> int:
+    """Frames for a run of that length: with more time, more poses are worth rendering (700 in 6.5 minutes)."""
+    longer = max(1.0, (minutes or 0.0) / MINUTES)
+    return min(3000, round(TRAINING_FRAMES * longer**0.5))
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class DistilConfig:
     """One distillation run. `minutes` or `steps` bounds it; all else stays the same when a run is resumed."""
 
     gflops: float = TIERS["standard"]
-    minutes: float | None = 6.5
+    minutes: float | None = MINUTES
     """Training time, without rendering the teacher's frames; ignored where `steps` is given."""
     steps: int | None = None
     """Steps of both stages together, for runs that must repeat exactly."""
@@ -65,7 +78,7 @@ class DistilConfig:
     learning_rate: float = 1.2e-3
     ema: float = 0.995
     seed: int = 0
-    weights: LossWeights = LossWeights(local=10.0, sharpness=1.0)
+    weights: LossWeights = LossWeights(local=4.0, sharpness=1.0)
     keypoints: bool = True
     """Ablation (paper Table 5): the teacher's neural keypoints drive the student; else local landmarks alone."""
     appearance: bool = True

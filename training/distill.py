@@ -124,7 +124,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _fingerprint(identity: Identity, teacher: Teacher, landmarks: np.ndarray) -> str:
-    digest = hashlib.sha256(teacher.name.encode())
+    digest = hashlib.sha256(f"{teacher.name} {teacher.version}".encode())
     for tensor in (identity.source_image, identity.source_landmarks, torch.from_numpy(landmarks)):
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
     return digest.hexdigest()
@@ -474,6 +474,9 @@ def distil(
     with torch.no_grad():
         for name, p in student.named_parameters():
             p.copy_(average[name])
+        # Pictures are kept in 8 bits, as the photo came: a quarter of the size on the phone.
+        for picture in (student.layer, student.canvas):
+            picture.copy_((picture * 255).round().clamp(0, 255) / 255)
     student.motion_trunk.precision = student.generator.precision = None
     student.distribute(volume)
     student = student.cpu().to(memory_format=torch.contiguous_format).eval()

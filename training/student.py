@@ -3,9 +3,9 @@
     keypoints ─▶ pose: shift, turn and size of the head, in closed form
     aligned points ─┬─▶ mixer ─▶ basis fields ─────────────┐
                     └─▶ heat-maps ─▶ dense motion network ─┴─▶ warp by the pose ─▶ motion field, occlusion
-    motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ gate, paint
+    motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ colour, veil
                   └─▶ warp of the layer (RGBA) at 512 px ──┬───────▲
-    frame = canvas + alpha · gate · (layer - canvas) + paint ◀─────┘
+    frame = canvas + alpha · (1 - veil) · (layer - canvas) + colour ◀┘
 
 All motion is found in the source's own frame, where a nose is always in the same cell, and then posed: what is left
 to learn there is small and spans few dimensions.
@@ -84,6 +84,15 @@ class Window(NamedTuple):
         cell = SIZE // maps.shape[-1]
         top, left, size = self.top // cell, self.left // cell, self.size // cell
         return maps[..., top : top + size, left : left + size]
+
+
+class Painted(NamedTuple):
+    """What the generator adds to the layers."""
+
+    colour: torch.Tensor
+    """RGB laid over everything: [N, 3, 512, 512]."""
+    veil: torch.Tensor
+    """How much of the warped layer it hides, 0 none and 1 all of it, not clamped: [N, 1, 512, 512]."""
 
 
 class Animation(NamedTuple):
@@ -275,7 +284,7 @@ class DenseMotionTrunk(_Trunk):
 
 
 class Generator(_Trunk):
-    """Warped features and a draft of the frame → paint and gate (GEN of the paper, at 64 and 128 px)."""
+    """Warped features and a draft of the frame → colour and veil (GEN of the paper, at 64 and 128 px)."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -285,25 +294,27 @@ class Generator(_Trunk):
         self.widen = _conv(coarse, fine)
         self.look = _conv(3 * SHUFFLE**2, fine)
         self.fine = nn.Sequential(*[_Residual(fine) for _ in range(config.fine_blocks)])
-        self.paint = _conv(fine, 4 * SHUFFLE**2)
-        nn.init.zeros_(self.paint.weight)
-        nn.init.zeros_(self.paint.bias)
+        # Two convolutions, not one that is taken apart: a copy of the frame less in a phone's memory.
+        self.colour = _conv(fine, 3 * SHUFFLE**2)
+        self.veil = _conv(fine, SHUFFLE**2)
+        for last in (self.colour, self.veil):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
-    def forward(
-        self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE
-    ) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE) -> Painted:
         """Features [N, C, 64, 64] (warped, occluded), hints [N, C, 64, 64], draft [N, 3, 512, 512].
 
-        Returns float32 [N, 4, 512, 512]: paint RGB, then the gate's logit. `fine` is the size of the last maps,
-        where training shows a window of all these.
+        Returns what is painted, float32. `fine` is the size of the last maps, where training shows a window of all
+        these.
         """
         with self._scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
             x = self.widen(resize(F.relu(x), fine)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
-            x = self.paint(F.relu(self.fine(x)))
+            x = F.relu(self.fine(x))
+            colour, veil = self.colour(x), self.veil(x)
         if self.precision:
-            x = x.float()
-        return F.pixel_shuffle(x, SHUFFLE)
+            colour, veil = colour.float(), veil.float()
+        return Painted(F.pixel_shuffle(colour, SHUFFLE), F.pixel_shuffle(veil, SHUFFLE))
 
 
 class Student(nn.Module):
@@ -424,14 +435,10 @@ class Student(nn.Module):
         warped_layer = warp(layer, field)
         over = (warped_layer[:, 0:3] - canvas) * warped_layer[:, 3:4]
         painted = self.generator(warped_features, hints, canvas + over, fine)
-        gate = torch.sigmoid(painted[:, 3:4] + GATE_BIAS)
-        return canvas + gate * over + painted[:, 0:3]
+        # A plain factor, not the sigmoid of one: a lid must hide an eye, and a sigmoid that starts open closes late.
+        return canvas + (1 - painted.veil) * over + painted.colour
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
         """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""
         motion = self.motion(keypoints, local_landmarks)
         return self.paint(motion, self.appearance_features, self.layer).clamp(0, 1)
-
-
-GATE_BIAS = 3.0
-"""The gate starts at 0.95: the warped layer shows, and what lies under it can still be learned."""

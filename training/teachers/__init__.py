@@ -1,5 +1,7 @@
 """Teachers: one photo and landmarks in, frames out. One small protocol, chosen by name in `load_teacher`."""
 
+import hashlib
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -37,6 +39,8 @@ class Teacher(Protocol):
     """A strong animator that the student learns from."""
 
     name: str
+    version: str
+    """Another one for whatever would draw another frame: code, weights. Frames cached by another are not used."""
 
     def prepare(self, source_image: torch.Tensor, source_landmarks: torch.Tensor) -> Identity:
         """Bind a photo: image float32 [3, 512, 512] in 0..1 and its landmarks float32 [478, 3]."""
@@ -49,6 +53,14 @@ class Teacher(Protocol):
     def driver(self, identity: Identity) -> tuple[torch.Tensor, torch.Tensor] | None:
         """The exact linear map landmarks → keypoints where there is one: weight [K*2, 478*3], bias [K*2]."""
         ...
+
+
+def code_version() -> str:
+    """A digest of the teachers' code, for a teacher's `version`."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def load_teacher(name: str) -> Teacher:

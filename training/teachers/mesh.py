@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edge import topology as topo
 from edge.motion import fit_similarity
 from edge.spec import FIELD, KEYPOINTS, SIZE
-from training.teachers import Identity, Rendering
+from training.teachers import Identity, Rendering, code_version
 from training.teachers.proxy import (
     EYES,
     HALF,
@@ -50,6 +50,7 @@ class MeshTeacher:
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
+        self.version = code_version()
 
     def prepare(self, source_image: torch.Tensor, source_landmarks: torch.Tensor) -> Identity:
         """Bind a photo.
@@ -147,6 +148,7 @@ def _draw(proxy: Proxy, driving: Array) -> _Frame:
     face, lids = unposed[:468].copy(), []
     for eye in EYES:
         lids.append(_lid(proxy, eye, face, unposed, pose))
+    face[:, 2] += proxy.flatter
     surface = pose.forward(face)
     residual = unposed[topo.FACE_OVAL] - proxy.points[topo.FACE_OVAL]
     carried = proxy.net + proxy.spread @ residual
@@ -187,7 +189,8 @@ def _lid(proxy: Proxy, eye: Eye, face: Array, unposed: Array, pose: _Pose) -> _P
     start[1:-1] += face[eye.upper] - source[eye.upper]  # a lid that rises takes its edge along
     fall = np.concatenate([[0], closing, [0]])
     hidden = smoothstep(fall, 0.01 * span, 0.06 * span)
-    lift = 0.10 * span * hidden
+    # Over the old lashes too, which are longest in the middle.
+    lift = (0.06 + 0.12 * np.sin(np.linspace(0, np.pi, len(edge)))) * span * hidden
     rows = []
     for above, along in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (-0.25, 1.0)):
         row = start.copy()
@@ -357,12 +360,12 @@ def _compose(
     position = torch.where(covered[..., None], front.interpolate(triangles, attributes[:, :2].contiguous()), identity)
 
     sampled = _sample(proxy.atlas, position)
-    bare = proxy.swept & ~covered
-    colour, opacity = sampled[:3], sampled[3] * ~bare
+    bare = proxy.swept * ~covered
+    colour, opacity = sampled[:3], sampled[3] * (1 - bare)
     frame = opacity * colour + (1 - opacity) * proxy.plate
     # What does not move is the photo itself, whatever the cut-out missed.
     motion = (position - identity).square().sum(-1)
-    rest = (1 - motion / 4).clamp_min(0) * ~bare
+    rest = (1 - motion / 4).clamp_min(0) * (1 - bare)
     frame = frame + rest * (proxy.photo - frame)
     visible = torch.maximum((opacity > 0.5).float(), torch.maximum(proxy.still, (rest > 0.5).float()))
     position = torch.where((opacity > 0.5)[..., None], position, identity)

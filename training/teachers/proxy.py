@@ -63,9 +63,12 @@ class Proxy(NamedTuple):
     still: torch.Tensor
     """float32 [512, 512]: 1 where the background plate is the photo itself."""
     swept: torch.Tensor
-    """bool [512, 512]: where mesh and net lie in the photo; what they leave bare shows the background."""
+    """float32 [512, 512]: 1 where the head lies in the photo; what it leaves bare shows the background. Fades to 0
+    below the jaw: neck and shoulders that the head's skin leaves bare are still there."""
     points: Array
     """[478, 3]: the photo's landmarks in pixels."""
+    flatter: Array
+    """[468]: added to the mesh's z, so that its rim is no steeper than a photo can show."""
     net: Array
     """[E, 3]: head points around the face."""
     follow: Array
@@ -159,7 +162,8 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     still = cv2.erode((np.abs(image.astype(int) - layers.background).max(-1) < 3).astype(np.float32), np.ones((3, 3)))
 
     net, triangles = _spread_net(points)
-    oval = points[topo.FACE_OVAL]
+    flatter = _flatter_rim(points)
+    oval = points[topo.FACE_OVAL] + flatter[topo.FACE_OVAL, None] * np.array([0, 0, 1], np.float32)
     away = np.linalg.norm(net[:, None, :2] - oval[None, :, :2], axis=-1)
     nearest = away.min(1)
     # Depth: from the face's outline back to the skull's middle, where its silhouette lies.
@@ -194,14 +198,17 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     atlas = torch.from_numpy(np.concatenate([photo, panels]) / 255).permute(2, 0, 1)[None].contiguous()
     mesh = torch.from_numpy(np.concatenate([_mesh_triangles(), triangles]))
     at_rest = torch.from_numpy(np.concatenate([points[:468], net]).astype(np.float32))
-    swept = rasterise(at_rest, mesh, height=SIZE, width=SIZE).covered
+    at_rest[: len(_FACE), 2] += torch.from_numpy(flatter)
+    swept = rasterise(at_rest, mesh, height=SIZE, width=SIZE).covered.cpu().numpy()
+    below = (np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1) - points[topo.CHIN, :2]) @ down / height
     return Proxy(
         atlas=atlas.to(device),
         photo=torch.from_numpy(image).permute(2, 0, 1).float().div(255).to(device),
         plate=torch.from_numpy(layers.background).permute(2, 0, 1).float().div(255).to(device),
         still=torch.from_numpy(still).to(device),
-        swept=swept.to(device),
+        swept=torch.from_numpy(swept * (1 - smoothstep(below, -0.1, 0.1))).to(device),
         points=points,
+        flatter=flatter,
         net=net,
         follow=follow,
         spread=spread.astype(np.float32),
@@ -212,6 +219,24 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
 
 
 _FACE = np.arange(468)
+_STEEPEST = 1.5
+"""Depth that the mesh's rim may gain per pixel towards the ears: a steeper one shows a few pixels as a broad patch."""
+
+
+def _flatter_rim(points: Array) -> Array:
+    """What brings the face's outline and the ring inside it forward, where the mesh drops too steeply: [468], z <= 0."""
+    triangles = _mesh_triangles()
+    edges = np.concatenate([triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
+    rim = np.zeros(len(_FACE), bool)
+    rim[topo.FACE_OVAL] = True
+    rim[edges[rim[edges[:, 0]], 1]] = True
+    z = points[: len(_FACE), 2].copy()
+    reach = _STEEPEST * np.linalg.norm(points[edges[:, 0], :2] - points[edges[:, 1], :2], axis=1)
+    for _ in range(3):  # from the inside out: two rings, and one more along them
+        limit = np.full_like(z, np.inf)
+        np.minimum.at(limit, edges[:, 1], z[edges[:, 0]] + reach)
+        z = np.where(rim, np.minimum(z, limit), z)
+    return (z - points[: len(_FACE), 2]).astype(np.float32)
 
 
 def _spread_net(points: Array) -> tuple[Array, NDArray[np.int64]]:
