@@ -224,7 +224,7 @@ _STEEPEST = 1.5
 
 
 def _flatter_rim(points: Array) -> Array:
-    """What brings the face's outline and the ring inside it forward, where the mesh drops too steeply: [468], z <= 0."""
+    """What brings the face's rim forward, two rings wide, where the mesh drops too steeply: [468], added to z."""
     triangles = _mesh_triangles()
     edges = np.concatenate([triangles[:, [a, b]] for a, b in ((0, 1), (1, 2), (2, 0), (1, 0), (2, 1), (0, 2))])
     rim = np.zeros(len(_FACE), bool)
