@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,23 +22,31 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from converters.cli import Driver
 from converters.report import Sheet, write_report
 from converters.student_graph import Driving, StudentGraph
-from converters.to_onnx import export_onnx
+from converters.to_coreml import export_coreml
+from converters.to_executorch import export_executorch
+from converters.to_onnx import CALIBRATION_FRAMES, export_onnx
+from edge import topology as topo
 from edge.avatar import Avatar
 from edge.bench import Bench, bench
-from edge.bundle import CONSENT, BundleContents, Manifest, write_bundle
-from edge.check import CheckReport, check
+from edge.bundle import CONSENT, BundleContents, Lowered, Manifest, write_bundle
+from edge.check import CheckReport, check, psnr_db
 from edge.errors import BundleError, InputError
 from edge.landmarks import Portrait, read_portrait
 from edge.library import Style, held_out_seed, procedural_track, showcase, train_seed
+from edge.runtimes import Runtime, installed
+from edge.spec import SIZE
 from edge.topology import LOCAL
 from edge.track import Track, read_driving
 from edge.video import VideoWriter
 from training.config import DistilConfig, training_frames
 from training.distill import DistilResult, RenderedTrack, distil, evaluate, print_progress, render_track
 from training.flops import student_cost
-from training.metrics import Fidelity
+from training.losses import local_boxes
+from training.metrics import Fidelity, followed
+from training.student import Student
 from training.teachers import Identity, Teacher, load_teacher
 
 EXAMPLES = {
@@ -55,7 +63,8 @@ EXTREMES_STRIDE = 4
 """Two tracks measure: a calm speaker, as avatars are used, and the extremes that training covers."""
 PREVIEW_SECONDS = 6.0
 FPS = 25.0
-GOLDEN_FRAMES = 8
+QUANTISED_FRAMES = 12
+"""Held-out frames among which the report looks for the one that 8 bits draw worst."""
 DRIVING_SHARE = 0.8
 """Of a driving clip, the part that trains; the rest measures."""
 
@@ -179,15 +188,17 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     )
     hardest = evaluate(result.student, extremes, config.distil)
     fidelity = result.fidelity
+    expressions = _expressions(result.student, teacher, identity, portrait)
     say(
         f"Student against teacher, held-out motion: {fidelity.psnr_db:.1f} dB PSNR, SSIM {fidelity.ssim:.3f} on a "
-        f"calm speaker; {hardest.psnr_db:.1f} dB, {hardest.ssim:.3f} at the extremes"
+        f"calm speaker; {hardest.psnr_db:.1f} dB, {hardest.ssim:.3f} at the extremes; "
+        f"a blink closes {100 * expressions['blink_followed']:.0f} %"
     )
 
-    say("Lowering to ONNX, fp32 and int8, and comparing with the trained student")
+    say("Lowering to every runtime, and comparing what each executes with the trained student")
     bundle = run / f"{name}.avatar"
     licence = EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
-    contents = _contents(name, portrait, identity, teacher, result, hardest, config, licence, is_example)
+    contents = _contents(name, portrait, identity, teacher, result, hardest, expressions, config, licence, is_example)
     manifest = write_bundle(bundle, contents)
     verdict = check(bundle)
     if not verdict.passed:
@@ -198,7 +209,7 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     avatar = Avatar.load(bundle)
     preview_file = run / "preview.mp4"
     _film(avatar, teacher, identity, portrait.image, tracks.preview, preview_file)
-    sheet = _sheet(avatar, teacher, identity, portrait, result)
+    sheet = _sheet(avatar, teacher, identity, portrait, result, _coarsest(bundle, avatar, result.held_out))
     report = run / "report.html"
     seconds = time.monotonic() - started
     write_report(
@@ -206,6 +217,47 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
         notes=portrait.notes + (driving.notes if driving else ()),
     )  # fmt: skip
     return Made(run, bundle, preview_file, report, manifest, verdict, speed, seconds)
+
+
+def lower_all(
+    student: Student, driver: Driver, *, calibration: Driving, held_out: Driving
+) -> tuple[list[Lowered], list[Lowered]]:
+    """Student and driver for ONNX Runtime, ExecuTorch and Core ML: those whose packages are installed.
+
+    Args:
+        student: bound, trained.
+        driver: the teacher's linear map.
+        calibration: motion of the training track.
+        held_out: motion that nobody saw.
+
+    Returns:
+        All students, then all drivers.
+
+    Raises:
+        ParityError: when one of them misses its gate.
+    """
+    onnx, onnx_driver = export_onnx(
+        student, driver, calibration=calibration, held_out=held_out, precisions=("fp32", "int8")
+    )
+    students, drivers = list(onnx), [onnx_driver]
+    quantised = None
+    if installed("executorch"):
+        from converters.quantize import quantize_pt2e
+
+        # One quantisation for both: calibrating takes longer than lowering.
+        quantised = quantize_pt2e(StudentGraph(student), calibration.spread(CALIBRATION_FRAMES))
+    exporters: dict[Runtime, Any] = {"executorch": export_executorch, "coreml": export_coreml}
+    for runtime, export in exporters.items():
+        if not installed(runtime):
+            say(f'  note: no files for {runtime}, which is not installed (pip install "superface[{runtime}]")')
+            continue
+        more, its_driver = export(student, driver, calibration=calibration, held_out=held_out, quantised=quantised)
+        students += more
+        drivers.append(its_driver)
+    for graph in students:
+        if graph.parity:
+            say(f"  {graph.path}: {graph.parity.mean_db:.1f} dB, worst frame {graph.parity.worst_db:.1f} dB")
+    return students, [made for made in drivers if made]
 
 
 def say(line: str) -> None:
@@ -279,13 +331,13 @@ def _driving(track: RenderedTrack) -> Driving:
 
 def _contents(
     name: str, portrait: Portrait, identity: Identity, teacher: Teacher, result: DistilResult,
-    hardest: Fidelity, config: MakeConfig, licence: str, is_example: bool,
+    hardest: Fidelity, expressions: dict[str, float], config: MakeConfig, licence: str, is_example: bool,
 ) -> BundleContents:  # fmt: skip
     """Everything that goes into the bundle; raises ParityError when a gate is missed."""
     driver = teacher.driver(identity)
     if driver is None:
         raise InputError(f"The {teacher.name} teacher has no driver network yet.")
-    export = export_onnx(
+    students, drivers = lower_all(
         result.student, driver, calibration=_driving(result.training), held_out=_driving(result.held_out)
     )
     landmarks = _golden_landmarks(portrait)
@@ -300,8 +352,8 @@ def _contents(
     cost = student_cost(result.student.config)
     return BundleContents(
         name=name,
-        students={precision: student.model for precision, student in export.students.items()},
-        driver=export.driver,
+        students=students,
+        drivers=drivers,
         thumbnail=np.asarray(Image.fromarray(portrait.image).resize((128, 128), Image.Resampling.LANCZOS)),
         source_landmarks=portrait.landmarks,
         source_keypoints=identity.keypoints.numpy(),
@@ -313,7 +365,6 @@ def _contents(
         parameters=cost.parameters,
         created_with=f"superface {_version()}",
         teacher=teacher.name,
-        parity=[student.parity for student in export.students.values() if student.parity],
         training={
             "seconds": round(result.seconds, 1),
             "steps": result.steps,
@@ -322,10 +373,33 @@ def _contents(
             "driving": config.driving.name if config.driving else "procedural",
         },
         metrics={key: float(value) for key, value in result.fidelity._asdict().items()}
-        | {f"extreme_{key}": float(value) for key, value in hardest._asdict().items()},
+        | {f"extreme_{key}": float(value) for key, value in hardest._asdict().items()}
+        | expressions,
         licences={"photo": licence, "graphs": "those of the photo; the software is Apache-2.0"},
         consent="The photo is in the public domain." if is_example else (config.consent or CONSENT),
     )
+
+
+@torch.no_grad()
+def _expressions(student: Student, teacher: Teacher, identity: Identity, portrait: Portrait) -> dict[str, float]:
+    """How much of a blink, a glance and an open mouth the student makes of the teacher's (`metrics.followed`)."""
+    poses = ("neutral", "blink", "gaze left", "wide open")
+    names, landmarks = showcase(portrait.landmarks)
+    chosen = torch.from_numpy(landmarks[[names.index(pose) for pose in poses]].astype(np.float32))
+    taught = teacher.render(identity, chosen)
+    local = chosen[:, LOCAL, :2]
+    rest = taught.frames[:1]
+    eyes = local_boxes(local[:1], SIZE)
+    # Eyes lie above the nose's bridge-to-tip middle, the mouth below it.
+    middle = float(chosen[0, [topo.NOSE_BRIDGE, topo.NOSE_TIP], 1].mean() + 1) / 2 * (SIZE - 1)
+    mouth = eyes.clone()
+    eyes[:, :, round(middle) :] = 0
+    mouth[:, :, : round(middle)] = 0
+    shares = {}
+    for row, (name, weight) in enumerate((("blink", eyes), ("gaze", eyes), ("mouth", mouth)), 1):
+        made = student(taught.keypoints[row : row + 1, :, :2].contiguous(), local[row : row + 1])
+        shares[f"{name}_followed"] = followed(made, taught.frames[row : row + 1], rest, weight)
+    return shares
 
 
 def _golden_landmarks(portrait: Portrait) -> npt.NDArray[np.float32]:
@@ -375,7 +449,32 @@ def _film(
                 video.write(np.concatenate([still, _labelled(taught, "teacher"), made], 1))
 
 
-def _sheet(avatar: Avatar, teacher: Teacher, identity: Identity, portrait: Portrait, result: DistilResult) -> Sheet:
+def _coarsest(
+    bundle: Path, avatar: Avatar, held_out: RenderedTrack
+) -> list[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+    """For each runtime's 8-bit student: a caption, the frame that it draws worst, and that frame in full precision."""
+    rows = np.unique(np.linspace(0, len(held_out.frames) - 1, QUANTISED_FRAMES).astype(int))
+    driving = [(held_out.keypoints[row], held_out.local_landmarks[row]) for row in rows]
+    whole = [avatar.animate_keypoints(*pose) for pose in driving]
+    worst = []
+    for runtime, files in avatar.manifest.graphs["student"].files.items():
+        if "int8" in files:
+            coarse = Avatar.load(bundle, runtime=cast(Runtime, runtime), precision="int8")
+            drawn = [coarse.animate_keypoints(*pose) for pose in driving]
+            decibels = [psnr_db(*pair, peak=255) for pair in zip(whole, drawn, strict=True)]
+            at = int(np.argmin(decibels))
+            worst.append((f"{runtime} int8, {decibels[at]:.1f} dB", whole[at], drawn[at]))
+    return worst
+
+
+def _sheet(
+    avatar: Avatar,
+    teacher: Teacher,
+    identity: Identity,
+    portrait: Portrait,
+    result: DistilResult,
+    coarsest: list[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
+) -> Sheet:
     """The pictures of the report: fixed poses, and the held-out frame that came out worst."""
     poses = (
         "neutral", "yaw -30", "yaw +30", "pitch -20", "pitch +20", "roll +20",
@@ -394,5 +493,4 @@ def _sheet(avatar: Avatar, teacher: Teacher, identity: Identity, portrait: Portr
         if error > worst_error:
             worst, worst_error, worst_made = int(row), error, frame
     reference = np.ascontiguousarray(held_out.frames[worst].transpose(1, 2, 0))
-    difference = np.abs(worst_made.astype(np.int16) - reference).clip(0, 31).astype(np.uint8) * 8
-    return Sheet(poses, taught, made, (reference, worst_made, difference))
+    return Sheet(poses, taught, made, (reference, worst_made), coarsest)

@@ -51,11 +51,12 @@ def compare(expected: Iterable[npt.NDArray[Any] | torch.Tensor], got: Iterable[n
     return Parity(float(np.mean(decibels)), min(decibels), largest, len(decibels))
 
 
-def require(parity: Parity, precision: str, engine: str) -> ParityRow:
+def require(parity: Parity, runtime: str, precision: str, engine: str) -> ParityRow:
     """The row for the manifest, if the gate of that precision is met.
 
     Args:
         parity: what was measured on keypoints that neither training nor calibration saw.
+        runtime: "onnx", "executorch" or "coreml".
         precision: a key of `GATES`.
         engine: what ran the graph, with its version.
 
@@ -69,4 +70,4 @@ def require(parity: Parity, precision: str, engine: str) -> ParityRow:
             f"dB at worst on {engine}; {gate.mean_db:.0f} and {gate.worst_db:.0f} dB are required. "
             "Nothing was written; train longer, or leave this precision out."
         )
-    return ParityRow(precision, engine, parity.mean_db, parity.worst_db, gate.mean_db, parity.frames)
+    return ParityRow(runtime, precision, engine, parity.mean_db, parity.worst_db, gate.mean_db, parity.frames)

@@ -27,8 +27,10 @@ class Sheet(NamedTuple):
     """uint8 [N, 512, 512, 3], one frame a pose."""
     student: Frames
     """As `teacher`, from the finished bundle."""
-    worst: tuple[Frames, Frames, Frames]
-    """The held-out frame that came out worst: teacher, student, their difference times eight."""
+    worst: tuple[Frames, Frames]
+    """The held-out frame that came out worst: teacher's and student's."""
+    coarsest: Sequence[tuple[str, Frames, Frames]]
+    """For each runtime's 8-bit student the frame it draws worst: a caption, full precision, 8 bits."""
 
 
 _STYLE = """
@@ -81,6 +83,7 @@ def write_report(
         (f"{figures['extreme_psnr_db']:.1f} dB", "PSNR, held-out extremes of pose and expression"),
         (f"{figures['ssim']:.3f}", "SSIM, calm speaker"),
         (f"{figures['energy_ratio']:.2f}", "sharpness: energy of student / teacher"),
+        (f"{100 * figures['blink_followed']:.0f} %", "of a blink that the student closes"),
         (f"{manifest.gflops:.2f} GFLOPs", f"a frame of 512 × 512 ({manifest.gmacs:.2f} GMACs)"),
         (f"{manifest.parameters / 1e6:.2f} M", "parameters"),
         (f"{size / 1e6:.1f} MB", "the whole bundle"),
@@ -101,15 +104,23 @@ def write_report(
     parts.append("</div>")
     captions = ("teacher", "student", "difference × 8")
     parts += ["<h2>The worst of the held-out frames looked at</h2>", '<div class="wide">']
-    parts += [_figure(frame, caption) for frame, caption in zip(sheet.worst, captions, strict=True)]
-    parts += ["</div>", "<h2>Training</h2>", _curves(history)]
+    pictures = (*sheet.worst, _difference(*sheet.worst))
+    parts += [_figure(frame, caption) for frame, caption in zip(pictures, captions, strict=True)]
+    parts += ["</div>", "<h2>The frames that 8 bits draw worst</h2>"]
+    for caption, whole, coarse in sheet.coarsest:
+        pictures = (whole, coarse, _difference(whole, coarse))
+        captions = ("full precision", caption, "difference × 8")
+        shown = [_figure(frame, text) for frame, text in zip(pictures, captions, strict=True)]
+        parts += ['<div class="wide">', *shown, "</div>"]
+    parts += ["<h2>Training</h2>", _curves(history)]
 
     parts.append("<h2>Parity with the trained student</h2>")
     parts.append(
         _table(
-            ("precision", "engine", "mean dB", "worst frame dB", "required dB", "frames"),
+            ("runtime", "precision", "engine", "mean dB", "worst frame dB", "required dB", "frames"),
             (
                 (
+                    r.runtime,
                     r.precision,
                     r.engine,
                     f"{r.mean_db:.1f}",
@@ -124,11 +135,12 @@ def write_report(
     parts.append("<p>Golden frames of the finished bundle, read back and drawn again:</p>")
     parts.append(
         _table(
-            ("runtime", "precision", "mean dB", "worst frame dB", "verdict"),
+            ("runtime", "precision", "engine", "mean dB", "worst frame dB", "verdict"),
             (
                 (
                     r.runtime,
                     r.precision,
+                    r.engine,
                     f"{r.mean_db:.1f}",
                     f"{r.worst_db:.1f}",
                     "passed" if r.passed else "FAILED",
@@ -179,6 +191,12 @@ def write_report(
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _difference(one: Frames, other: Frames) -> Frames:
+    """Where two frames differ, eight times as strong."""
+    difference: Frames = np.abs(one.astype(np.int16) - other).clip(0, 31).astype(np.uint8) * np.uint8(8)
+    return difference
 
 
 def _small(image: Frames) -> Frames:

@@ -1,77 +1,51 @@
-"""Student → ONNX: `student.onnx`, `student.int8.onnx` and `driver.onnx`, compared with torch, then written.
+"""Student → ONNX: student.onnx, student.int8.onnx and driver.onnx, compared with torch, then written.
 
-    python converters/to_onnx.py               seeded random weights: sizes and speed are valid, pictures are
-    not python converters/to_onnx.py runs/me       a run folder of `superface make`, or a student.safetensors
+    python converters/to_onnx.py               seeded random weights: sizes and speed are valid, pictures are not
+    python converters/to_onnx.py runs/me       a run folder of `superface make`, its bundle, or student.safetensors
 
 Five steps, top to bottom in `main`: load, wrap, export, check, write. The last line is one JSON object.
 """
 
-import argparse
-import json
 import logging
-import os
-import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
 
+from converters.cli import Driver, conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
 from converters.quantize import QUANTIZED_PARTS, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
-from edge.bundle import ParityRow
-from edge.errors import InputError, ParityError, SuperFaceError
-from edge.spec import IMAGE_OUT, KEYPOINTS, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE
-from edge.topology import LANDMARKS, LOCAL
-from training.checkpoint import load_student
-from training.config import TIERS
-from training.flops import student_config, student_cost
+from edge.bundle import Lowered
+from edge.errors import InputError, ParityError
+from edge.runtimes import engine
+from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE
 from training.student import Student
-from training.teachers import Identity
 
 OPSET = 20
 """GridSample is native since 16; 20 is the version in which its modes have their present names."""
+SMALLEST_HALVED = 1024
+"""Numbers in a constant that is worth halving."""
 CALIBRATION_FRAMES = 24
 VERIFIED_FRAMES = 16
-PRECISIONS = ("fp32", "int8")
-
-
-@dataclass(frozen=True)
-class ExportedStudent:
-    """One precision, as it goes into a bundle."""
-
-    model: bytes
-    parity: ParityRow | None
-    """None when it was not verified."""
-
-
-class Export(NamedTuple):
-    """All graphs of one person."""
-
-    students: dict[str, ExportedStudent]
-    """By precision."""
-    driver: bytes
-    """Empty where the teacher has no linear driver."""
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def export_onnx(
     student: Student,
-    driver: tuple[torch.Tensor, torch.Tensor] | None,
+    driver: Driver | None,
     *,
     calibration: Driving,
     held_out: Driving,
     precisions: Sequence[str] = PRECISIONS,
     verify: bool = True,
-) -> Export:
+) -> tuple[list[Lowered], Lowered | None]:
     """A bound student as ONNX graphs that were run and compared.
 
     Args:
@@ -79,8 +53,11 @@ def export_onnx(
         driver: the teacher's linear map (`Teacher.driver`).
         calibration: keypoints of the training track, which set the int8 ranges.
         held_out: keypoints that neither training nor calibration saw; the parity is measured on these.
-        precisions: of "fp32" and "int8".
+        precisions: of `PRECISIONS`.
         verify: compare with torch and hold the result to `GATES`.
+
+    Returns:
+        The student at each precision, and the driver where there is one.
 
     Raises:
         ParityError: when a graph misses its gate.
@@ -88,17 +65,74 @@ def export_onnx(
     """
     unknown = sorted(set(precisions) - set(PRECISIONS))
     if unknown:
-        raise InputError(f"ONNX export knows {' and '.join(PRECISIONS)}, not {unknown[0]}.")
+        raise InputError(f"ONNX export knows {', '.join(PRECISIONS)}, not {unknown[0]}.")
     graph = StudentGraph(student)
     frames = held_out.spread(VERIFIED_FRAMES)
     expected = [graph(*map(torch.from_numpy, inputs.values()))[0] for inputs in frames.frames()] if verify else []
     fp32 = export_graph(graph, (KEYPOINTS_IN.name, LOCAL_IN.name), (IMAGE_OUT.name,))
-    students = {}
-    if "fp32" in precisions:
-        students["fp32"] = ExportedStudent(fp32, _measure(fp32, frames, expected, "fp32") if verify else None)
-    if "int8" in precisions:
-        students["int8"] = _quantized(fp32, calibration, frames, expected, verify)
-    return Export(students, b"" if driver is None else export_driver(*driver))
+
+    def lowered(precision: str, model: bytes) -> Lowered:
+        lint(onnx.load_from_string(model))
+        path = f"student{'' if precision == 'fp32' else f'.{precision}'}.onnx"
+        parity = None
+        if verify:
+            got = [outputs[0] for outputs in run_onnx(model, frames.frames())]
+            parity = require(compare(expected, got), "onnx", precision, engine("onnx"))
+        return Lowered("onnx", precision, path, {path: model}, parity)
+
+    def quantised() -> Lowered:
+        """As much in 8 bits as the gate allows: the generator first, then without its finest layers."""
+        error: ParityError | None = None
+        for parts in QUANTIZED_PARTS:
+            try:
+                eight_bits = quantize(fp32, calibration.spread(CALIBRATION_FRAMES), parts=parts)
+                return lowered("int8", halve(eight_bits))  # what stays float is stored in 16 bits
+            except ParityError as missed:
+                error = missed
+        raise error or RuntimeError("nothing to quantise")
+
+    makers: dict[str, Callable[[], Lowered]] = {
+        "fp32": lambda: lowered("fp32", fp32),
+        "fp16": lambda: lowered("fp16", halve(fp32)),
+        "int8": quantised,
+    }
+    students = [makers[precision]() for precision in PRECISIONS if precision in precisions]
+    if driver is None:
+        return students, None
+    return students, Lowered("onnx", "fp32", "driver.onnx", {"driver.onnx": export_driver(*driver)})
+
+
+def lint(model: onnx.ModelProto) -> None:
+    """A graph that every ONNX runtime can load: no operation from outside of the standard.
+
+    Raises:
+        InputError: names the operation, its domain and the value it makes.
+    """
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise InputError(
+                f"The graph has the operation {node.op_type} of {node.domain} (it makes {node.output[0]}), which other "
+                "runtimes do not have. Write it with standard ones in training/student.py."
+            )
+
+
+def halve(model: bytes) -> bytes:
+    """The same graph with its large constants in 16 bits, half the size; ONNX Runtime unpacks them when it loads.
+
+    Arithmetic stays fp32: on CPUs ONNX Runtime has few 16-bit kernels, and coordinates are fp32 at every precision.
+    """
+    halved = onnx.load_from_string(model)
+    casts = []
+    for tensor in halved.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= SMALLEST_HALVED:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_16bit"))
+            casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}_unpack", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *halved.graph.node]
+    del halved.graph.node[:]
+    halved.graph.node.extend(nodes)
+    onnx.checker.check_model(halved, full_check=True)
+    return bytes(halved.SerializeToString())
 
 
 def export_driver(weight: torch.Tensor, bias: torch.Tensor) -> bytes:
@@ -140,6 +174,7 @@ def export_graph(module: StudentGraph | DriverGraph, inputs: Sequence[str], outp
         raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model_proto
     use_fast_warp(model)
+    fold_unshuffle(model)
     pack_pictures(model)
     # The exporter notes where each line of source lies on this machine.
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
@@ -198,6 +233,48 @@ def use_fast_warp(model: onnx.ModelProto) -> int:
     return rewritten
 
 
+def fold_unshuffle(model: onnx.ModelProto) -> int:
+    """Read packed pixels straight from the picture: pixel_unshuffle(r) before 3 × 3 is one convolution of 3r × 3r.
+
+    The products are the same; ONNX Runtime saves the shuffling, a twentieth of a frame's time.
+
+    Args:
+        model: changed in place; the weight keeps its name.
+
+    Returns:
+        How many convolutions were rewritten.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    folded: list[onnx.NodeProto] = []
+    for conv in [node for node in model.graph.node if node.op_type == "Conv"]:
+        chain = [conv]
+        for kind in ("Reshape", "Transpose", "Reshape"):
+            node = makers.get(chain[-1].input[0])
+            if node is None or node.op_type != kind or readers[node.output[0]] != 1:
+                break
+            chain.append(node)
+        if len(chain) != 4 or list(chain[2].attribute[0].ints) != [0, 1, 3, 5, 2, 4]:
+            continue
+        _, channels, _, factor, _, _ = numpy_helper.to_array(weights[chain[3].input[1]])
+        tensor = weights[conv.input[1]]
+        weight = numpy_helper.to_array(tensor).reshape(-1, channels, factor, factor, 3, 3).transpose(0, 1, 4, 2, 5, 3)
+        weight = np.ascontiguousarray(weight.reshape(-1, channels, 3 * factor, 3 * factor))
+        tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+        for value in [value for value in model.graph.value_info if value.name == tensor.name]:
+            model.graph.value_info.remove(value)  # it tells of the old shape
+        conv.input[0] = chain[3].input[0]
+        settings = {"pads": [factor] * 4, "strides": [factor] * 2, "kernel_shape": [3 * factor] * 2}
+        for attribute in conv.attribute:
+            if attribute.name in settings:
+                attribute.ints[:] = settings[attribute.name]
+        folded += chain[1:]
+    for node in folded:
+        model.graph.node.remove(node)
+    return len(folded) // 3
+
+
 def pack_pictures(model: onnx.ModelProto) -> int:
     """Store constants that are pictures, every value k / 255, in 8 bits: the same values in a quarter of the bytes.
 
@@ -239,186 +316,27 @@ def run_onnx(model: bytes, frames: Sequence[dict[str, Any]]) -> list[list[Any]]:
     return [session.run(None, inputs) for inputs in frames]
 
 
-def _measure(model: bytes, held_out: Driving, expected: list[torch.Tensor], precision: str) -> ParityRow:
-    got = [outputs[0] for outputs in run_onnx(model, held_out.frames())]
-    return require(compare(expected, got), precision, f"onnxruntime {version('onnxruntime')}")
-
-
-def _quantized(
-    fp32: bytes, calibration: Driving, held_out: Driving, expected: list[torch.Tensor], verify: bool
-) -> ExportedStudent:
-    """As much in 8 bits as the gate allows: the generator first, then without its finest layers."""
-    error: ParityError | None = None
-    for parts in QUANTIZED_PARTS:
-        model = quantize(fp32, calibration.spread(CALIBRATION_FRAMES), parts=parts)
-        if not verify:
-            return ExportedStudent(model, None)
-        try:
-            return ExportedStudent(model, _measure(model, held_out, expected, "int8"))
-        except ParityError as missed:
-            error = missed
-    raise error or RuntimeError("nothing to quantise")
-
-
 # -- The script ----------------------------------------------------------------------------------------------
-
-
-def random_student(gflops: float, *, seed: int = 0, landmarks: torch.Tensor | None = None) -> Student:
-    """A student of seeded random weights, bound to a seeded blur: for speed and sizes before any training.
-
-    Args:
-        gflops: the most that a frame may cost.
-        seed: of everything random.
-        landmarks: float32 [478, 3], the face; default: random points, which no motion library can move.
-    """
-    torch.manual_seed(seed)
-    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (SIZE, SIZE), mode="bicubic")[0].clamp(0, 1)
-    photo = (photo * 255).round() / 255
-    if landmarks is None:
-        landmarks = torch.rand(LANDMARKS, 3) * 1.2 - 0.6
-    keypoints = landmarks[torch.from_numpy(LOCAL[:KEYPOINTS])]
-    student = Student(student_config(gflops)).bind(Identity(photo, landmarks, keypoints, photo[:, None]))
-    with torch.no_grad():  # Layers that start at zero would be folded away, and animate nothing.
-        for parameter in student.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.02)
-    return student.eval()
-
-
-def random_driver() -> tuple[torch.Tensor, torch.Tensor]:
-    """A driver of the right form for `random_student`: its keypoints are landmarks."""
-    weight = torch.zeros(KEYPOINTS, 2, LANDMARKS, 3)
-    for index, landmark in enumerate(LOCAL[:KEYPOINTS]):
-        weight[index, [0, 1], int(landmark), [0, 1]] = 1
-    return weight.reshape(2 * KEYPOINTS, -1), torch.zeros(2 * KEYPOINTS)
-
-
-def random_driving(student: Student, frames: int, seed: int) -> Driving:
-    """Smooth seeded motion around a student's own keypoints."""
-    source = student.get_buffer("source_points")[0].numpy()
-    waves = np.random.default_rng(seed).normal(size=(3, *source.shape))
-    time_axis = np.arange(frames)[:, None, None] / 8
-    points = source + 0.03 * sum(np.sin(time_axis * (i + 1) + 6 * wave) for i, wave in enumerate(waves))
-    points = points.astype(np.float32)
-    return Driving(points[:, :KEYPOINTS], points[:, KEYPOINTS:])
-
-
-def _driving_of(folder: Path, name: str) -> Driving | None:
-    """A track that distillation left in its run folder."""
-    track = folder / name
-    try:
-        arrays = [np.load(track / f"{part}.npy", allow_pickle=False) for part in ("keypoints", "local_landmarks")]
-    except (OSError, ValueError):
-        return None
-    return Driving(*arrays)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="to_onnx", description="A student as ONNX, verified against torch.")
-    parser.add_argument(
-        "checkpoint",
-        nargs="?",
-        type=Path,
-        help="student.safetensors or its run folder; default: random weights",
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("onnx"), help="folder for the graphs (default: %(default)s)"
-    )
-    parser.add_argument("--precision", choices=(*PRECISIONS, "all"), default="all", help="default: %(default)s")
-    parser.add_argument(
-        "--tier",
-        choices=tuple(TIERS),
-        default="standard",
-        help="size of a random student (default: %(default)s)",
-    )
-    parser.add_argument("--gflops", type=float, help="size of a random student in GFLOPs per frame, instead of --tier")
-    parser.add_argument("--no-verify", action="store_true", help="do not compare with torch; the result is marked so")
-    return parser.parse_args()
 
 
 def main() -> int:
     """Run the script; the exit code."""
-    arguments, begun = _arguments(), time.monotonic()
-
+    arguments = parse_arguments("onnx", str(__doc__).split("\n")[0], precisions=PRECISIONS, targets=("cpu",))
+    begun = time.monotonic()
     # 1. Load.
-    if arguments.checkpoint is None:
-        gflops = arguments.gflops or TIERS[arguments.tier]
-        student = random_student(gflops)
-        print(f"No checkpoint: random weights, {gflops:g} GFLOPs; speed and sizes are valid, pictures are not.")
-        calibration, held_out = (random_driving(student, 64, seed) for seed in (1, 2))
-        driver: tuple[torch.Tensor, torch.Tensor] | None = random_driver()
-    else:
-        path = arguments.checkpoint
-        folder = path if path.is_dir() else path.parent
-        student, _ = load_student(folder / "student.safetensors" if path.is_dir() else path)
-        calibration = _driving_of(folder, "training") or random_driving(student, 64, 1)
-        held_out = _driving_of(folder, "held_out") or random_driving(student, 64, 2)
-        driver = None
-    cost = student_cost(student.config)
-    print(
-        f"student: {cost.gmacs:.2f} GMACs = {cost.gflops:.2f} GFLOPs a frame, {cost.parameters / 1e6:.2f} M parameters"
-    )
-
-    # 2. Wrap and 3. export; 4. check: graph, shapes, and parity with torch.
-    precisions = PRECISIONS if arguments.precision == "all" else (arguments.precision,)
-    export = export_onnx(
-        student,
-        driver,
-        calibration=calibration,
-        held_out=held_out,
-        precisions=precisions,
+    source = load_source(arguments)
+    # 2. Wrap, 3. export, 4. check: graph, shapes, and parity with torch.
+    students, driver = export_onnx(
+        source.student,
+        source.driver,
+        calibration=source.calibration,
+        held_out=source.held_out,
+        precisions=arguments.precisions,
         verify=not arguments.no_verify,
     )
-    for precision, exported in export.students.items():
-        row = exported.parity
-        verdict = f"{row.mean_db:.1f} dB mean, {row.worst_db:.1f} dB worst" if row else "converted, NOT verified"
-        print(f"{precision}: {len(exported.model) / 1e6:.2f} MB, {verdict}")
-
     # 5. Write.
-    files = {f"student{'' if p == 'fp32' else '.' + p}.onnx": s.model for p, s in export.students.items()}
-    if export.driver:
-        files["driver.onnx"] = export.driver
-    write_files(arguments.output, files)
-    result = {
-        "output": str(arguments.output),
-        "bytes": {name: len(body) for name, body in files.items()},
-        "gmacs": cost.gmacs,
-        "gflops": cost.gflops,
-        "parameters": cost.parameters,
-        "opset": OPSET,
-        "verified": not arguments.no_verify,
-        "parity": [s.parity._asdict() for s in export.students.values() if s.parity],
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    print(json.dumps(result))
-    return 0
-
-
-def write_files(folder: Path, files: dict[str, bytes]) -> None:
-    """Files in a folder, each whole or not at all.
-
-    Raises:
-        InputError: when the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, body in files.items():
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(body)
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, folder / name)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}). Choose another --output.") from error
+    return conclude(arguments, source, students, begun=begun, driver=driver, extra={"opset": OPSET})
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except SuperFaceError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_script(main)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from edge.avatar import Avatar, Precision, Runtime
+from edge.avatar import Avatar
 from edge.errors import InputError, SuperFaceError
 from edge.motion import Mouth
+from edge.runtimes import Precision, Runtime
 
 PROCEDURAL_SECONDS = 8.0
 
@@ -60,9 +61,9 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("avatar", type=Path, help="the folder NAME.avatar")
     parser.add_argument("--driving", type=Path, help="a video, or a track (.npz); default: a procedural motion")
     parser.add_argument("-o", "--output", type=Path, help="video to write (default: NAME.mp4)")
-    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="default: %(default)s")
     parser.add_argument("--runtime", choices=get_args(Runtime), default="onnx", help="default: %(default)s")
-    parser.add_argument("--threads", type=int, help="threads for one frame (default: ONNX Runtime's own choice)")
+    parser.add_argument("--precision", choices=get_args(Precision), help="default: the most exact for that runtime")
+    parser.add_argument("--threads", type=int, help="threads for one frame (default: the runtime's own choice)")
     parser.add_argument(
         "--mouth",
         choices=get_args(Mouth),
@@ -114,7 +115,7 @@ def run_animate(arguments: argparse.Namespace) -> int:
         "fps": track.fps,
         "median_ms": round(median_ms, 2),
         "runtime": arguments.runtime,
-        "precision": arguments.precision,
+        "precision": avatar.precision,
     }
     sentence = f"{output}: {len(times_ms)} frames, {median_ms:.1f} ms each. {avatar.manifest.synthetic_media}"
     print(json.dumps(result) if arguments.json else sentence)
@@ -163,9 +164,9 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Print an avatar's speed, memory and share of the machine's limit."""
-    from edge.bench import bench, table
+    from edge.bench import bench, native_runtimes, table
 
-    runtimes: tuple[Runtime, ...] = ("onnx", "numpy") if arguments.numpy else ("onnx",)
+    runtimes = (*native_runtimes(), "numpy") if arguments.numpy else None
     result = bench(arguments.avatar, frames=arguments.frames, threads=arguments.threads, runtimes=runtimes)
     print(json.dumps(result.as_json()) if arguments.json else table(result))
     return 0

@@ -8,36 +8,32 @@ This is the reference for Kotlin and Swift: the two graphs of the bundle and not
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from edge import bundle as bundles
 from edge.errors import BundleError, InputError, SpecError
+from edge.motion import Mouth, Retargeter
+from edge.runtimes import Precision, Run, Runtime, format_of, load_graph
 from edge.spec import IMAGE_OUT, KEYPOINTS, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, LOCAL_LANDMARKS, TensorSpec
 from edge.topology import LANDMARKS
 
-if TYPE_CHECKING:
-    from edge.motion import Retargeter
-
-Runtime = Literal["onnx", "numpy"]
-Precision = Literal["fp32", "int8"]
-Mouth = Literal["relative", "absolute"]
 Floats = npt.NDArray[np.float32]
 Frame = npt.NDArray[np.uint8]
-Run = Callable[..., tuple[npt.NDArray[Any], ...]]
-"""A graph that is ready: named inputs in, its outputs out."""
 
 
 class Avatar:
     """One person, bound. Made by `load`; there is no half-loaded state."""
 
-    def __init__(self, manifest: bundles.Manifest, *, driver: Run, student: Run, source_landmarks: Floats):
+    def __init__(
+        self, manifest: bundles.Manifest, precision: Precision, *, driver: Run, student: Run, source_landmarks: Floats
+    ):
         """For `load`, which knows how to make the parts."""
         self.manifest = manifest
+        self.precision = precision
         self.source_landmarks = source_landmarks
         """float32 [478, 3]: the photo's landmarks, what driving faces are retargeted to."""
         self._driver = driver
@@ -49,41 +45,51 @@ class Avatar:
         bundle: str | os.PathLike[str],
         *,
         runtime: Runtime = "onnx",
-        precision: Precision = "fp32",
+        precision: Precision | None = None,
         threads: int | None = None,
     ) -> "Avatar":
         """A bundle checked, loaded and warmed up by one frame, so that the next one comes at full speed.
 
         Args:
             bundle: the folder `NAME.avatar`.
-            runtime: "onnx" is ONNX Runtime; "numpy" the readable judge, several times slower.
-            precision: "fp32", or "int8" where the bundle holds it: smaller, faster, slightly less exact.
-            threads: for one frame; default: as many as ONNX Runtime finds sensible. numpy has its own
-                setting.
+            runtime: "onnx" is ONNX Runtime; "executorch" and "coreml" run their own files; "numpy" is the readable
+                judge, several times slower.
+            precision: default: the most exact that the bundle holds for this runtime. "int8" is smaller, faster,
+                slightly less exact.
+            threads: for one frame; default: as many as the runtime finds sensible. Core ML and numpy have their own
+                settings.
 
         Raises:
             BundleError: when the bundle is damaged, incomplete or of another version.
             InputError: when runtime, precision or threads is none that exists.
+            MissingRuntimeError: when the runtime's package is not installed.
         """
         if runtime not in get_args(Runtime):
-            raise InputError(f"There is no runtime {runtime!r}. Choose onnx or numpy.")
+            raise InputError(f"There is no runtime {runtime!r}. Choose {', '.join(get_args(Runtime))}.")
         if threads is not None and threads < 1:
             raise InputError(f"{threads} threads cannot draw a frame. Give 1 or more, or leave it out.")
         manifest = bundles.read_manifest(bundle)
         bundles.verify_files(bundle, manifest)
-        files = manifest.graphs["student"].files
+        files = manifest.graphs["student"].files.get(format_of(runtime), {})
+        if not files:
+            raise InputError(
+                f"{manifest.name} has no files for {runtime}, only for {', '.join(manifest.graphs['student'].files)}. "
+                "Choose one of these, or make the avatar again with that runtime installed."
+            )
+        precision = precision or next(known for known in get_args(Precision) if known in files)
         if precision not in files:
             raise InputError(
-                f"{manifest.name} has no {precision} student, only {', '.join(sorted(files))}. "
+                f"{manifest.name} has no {precision} student for {runtime}, only {', '.join(sorted(files))}. "
                 f"Choose one of these, or make the avatar again with that precision."
             )
         folder = Path(bundle)
-        ready = _numpy_graph if runtime == "numpy" else _onnx_graph
+        (driver,) = manifest.graphs["driver"].files[format_of(runtime)].values()
         avatar = cls(
             manifest,
+            precision,
             # The driver is one small product; threads would only wait for each other.
-            driver=ready(folder / manifest.graphs["driver"].files["fp32"], 1),
-            student=ready(folder / files[precision], threads),
+            driver=load_graph(runtime, folder / driver, 1),
+            student=load_graph(runtime, folder / files[precision], threads),
             source_landmarks=bundles.read_array(folder, manifest, "identity/landmarks.f32"),
         )
         avatar.animate(avatar.source_landmarks)
@@ -141,7 +147,7 @@ class Avatar:
         image += 0.5
         return np.ascontiguousarray(image[0].astype(np.uint8).transpose(1, 2, 0))
 
-    def retargeter(self, driving_neutral: npt.ArrayLike, *, mouth: Mouth = "relative") -> "Retargeter":
+    def retargeter(self, driving_neutral: npt.ArrayLike, *, mouth: Mouth = "relative") -> Retargeter:
         """What carries another face's motion over to this person.
 
         Args:
@@ -154,8 +160,6 @@ class Avatar:
         Raises:
             SpecError: when the landmarks have another shape or hold NaN.
         """
-        from edge.motion import Retargeter
-
         neutral = np.asarray(driving_neutral)
         return Retargeter(source_landmarks=self.source_landmarks, driving_neutral=neutral, mouth=mouth)
 
@@ -177,31 +181,3 @@ def _checked(values: npt.ArrayLike, spec: TensorSpec, shape: tuple[int, ...]) ->
             f"{spec.low:g} and {spec.high:g}. Were pixels given instead of crop coordinates?"
         )
     return np.ascontiguousarray(array[None])
-
-
-def _numpy_graph(path: Path, threads: int | None) -> Run:
-    from edge.student import NumpyStudent
-
-    return NumpyStudent(path).run
-
-
-def _onnx_graph(path: Path, threads: int | None) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    # One arena plan for all of a frame's maps costs 16 MB more than taking them as they come, at the same
-    # speed.
-    options.enable_mem_pattern = False
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises its own types, which share no base but this.
-        reason = str(error).strip().splitlines()[0][:200]
-        raise BundleError(f"ONNX Runtime cannot load {path.name} ({reason}). Make the avatar again.") from error
-
-    def run(**inputs: Floats) -> tuple[npt.NDArray[Any], ...]:
-        return tuple(session.run(None, inputs))
-
-    return run

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from edge import bundle as bundles
-from edge.avatar import Avatar, Precision, Runtime
-from edge.errors import BundleError, InputError
+from edge.avatar import Avatar
+from edge.errors import BundleError, InputError, MissingRuntimeError
+from edge.runtimes import Precision, Runtime, engine, format_of, installed
 
 GEMM_SIZE = 1024
 GEMM_REPEATS = 6
@@ -89,15 +90,15 @@ def bench(
     *,
     frames: int = 60,
     threads: Sequence[int] = (1, 2),
-    runtimes: Sequence[Runtime] = ("onnx",),
+    runtimes: Sequence[Runtime] | None = None,
 ) -> Bench:
-    """Time an avatar at every precision that it has.
+    """Time an avatar on every runtime and at every precision that it has.
 
     Args:
         bundle: `NAME.avatar`.
         frames: counted frames of each setting, after the warm-up.
         threads: for one frame, each setting on its own.
-        runtimes: of "onnx" and "numpy".
+        runtimes: default: all that run natively here (`native_runtimes`).
 
     Raises:
         BundleError: when the bundle is damaged.
@@ -109,11 +110,11 @@ def bench(
     bundles.verify_files(bundle, manifest)
     rows = [
         _row(bundle, manifest, runtime, precision, count, frames)
-        for runtime in runtimes
-        for precision in manifest.precisions
+        for runtime in (native_runtimes() if runtimes is None else runtimes)
+        for precision in manifest.graphs["student"].files.get(format_of(runtime), {})
         for count in threads
     ]
-    graphs = [file for graph in manifest.graphs.values() for file in graph.files.values()]
+    graphs = [file for graph in manifest.graphs.values() for files in graph.files.values() for file in files.values()]
     return Bench(
         name=manifest.name,
         machine=machine(),
@@ -121,9 +122,20 @@ def bench(
         gmacs=manifest.gmacs,
         gflops=manifest.gflops,
         parameters=manifest.parameters,
-        file_mb={file: manifest.files[file].bytes / 1e6 for file in graphs},
+        file_mb={file: _size_mb(manifest, file) for file in graphs},
         rows=tuple(rows),
     )
+
+
+def native_runtimes() -> tuple[Runtime, ...]:
+    """Runtimes whose speed here says something: installed, and Core ML on macOS alone (elsewhere it is interpreted)."""
+    compiled: tuple[Runtime, ...] = ("onnx", "executorch", "coreml")
+    return tuple(r for r in compiled if installed(r) and (r != "coreml" or sys.platform == "darwin"))
+
+
+def _size_mb(manifest: bundles.Manifest, path: str) -> float:
+    """Of a file, or of all that lies in a package folder."""
+    return sum(e.bytes for name, e in manifest.files.items() if name == path or name.startswith(f"{path}/")) / 1e6
 
 
 def machine() -> str:
@@ -134,11 +146,9 @@ def machine() -> str:
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # Not Linux, or an ARM kernel that does not say.
-    from importlib.metadata import version
-
     return (
         f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}, "
-        f"Python {platform.python_version()}, onnxruntime {version('onnxruntime')}, numpy {np.__version__}"
+        f"Python {platform.python_version()}, {', '.join(map(engine, native_runtimes()))}, numpy {np.__version__}"
     )
 
 
@@ -151,12 +161,12 @@ def table(result: Bench) -> str:
         result.machine,
         f"{result.frames} frames each, after {WARM_UP} to warm up; times in ms, landmarks to frame",
         "",
-        f"{'runtime':8}{'precision':>10}{'threads':>9}{'median':>9}{'p90':>8}{'min':>8}{'first':>8}{'fps':>7}"
+        f"{'runtime':11}{'precision':>10}{'threads':>9}{'median':>9}{'p90':>8}{'min':>8}{'first':>8}{'fps':>7}"
         f"{'GFLOP/s':>9}{'of GEMM':>9}{'peak MB':>9}{'extra MB':>10}",
     ]
     for row in result.rows:
         lines.append(
-            f"{row.runtime:8}{row.precision:>10}{row.threads:>9}{row.median_ms:>9.1f}{row.p90_ms:>8.1f}"
+            f"{row.runtime:11}{row.precision:>10}{row.threads:>9}{row.median_ms:>9.1f}{row.p90_ms:>8.1f}"
             f"{row.min_ms:>8.1f}{row.first_ms:>8.1f}{1000 / row.median_ms:>7.0f}{row.gflops_per_s:>9.0f}"
             f"{row.share_of_peak:>8.0%} {row.peak_rss_mb:>8.0f}{row.extra_rss_mb:>10.0f}"
         )
@@ -230,7 +240,7 @@ def _runtime_alone_mb(bundle: str) -> float:
     manifest = bundles.read_manifest(bundle)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    path = Path(bundle, manifest.graphs["driver"].files["fp32"])
+    path = Path(bundle, manifest.graphs["driver"].files["onnx"]["fp32"])
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     session.run(None, {"landmarks": np.zeros(session.get_inputs()[0].shape, np.float32)})
     return _peak_mb()
@@ -268,5 +278,5 @@ if __name__ == "__main__":
                 _measure(_bundle, cast(Runtime, _runtime), cast(Precision, _precision), int(_threads), int(_frames))
             )
         )
-    except (BundleError, InputError) as _error:
+    except (BundleError, InputError, MissingRuntimeError) as _error:
         sys.exit(str(_error))

@@ -2,7 +2,8 @@
 
     manifest.json        this module's `Manifest` as JSON
     student.onnx         keypoints, local landmarks → image; student.int8.onnx the same in 8 bits
-    driver.onnx          landmarks → keypoints, local landmarks
+    student.pte          the same for ExecuTorch; student.mlpackage/ for Core ML
+    driver.onnx          landmarks → keypoints, local landmarks; driver.pte and driver.mlpackage/ likewise
     identity/            thumbnail.png; landmarks.f32 and keypoints.f32 of the source
     golden/              inputs of a few frames as .f32, and the frames expected for them as .png
 
@@ -80,13 +81,14 @@ class GraphSpec(NamedTuple):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    files: dict[str, str]
-    """ONNX file by precision ("fp32", "int8")."""
+    files: dict[str, dict[str, str]]
+    """By runtime ("onnx", "executorch", "coreml"), then by precision: the file, or for Core ML the folder."""
 
 
 class ParityRow(NamedTuple):
     """How near a converted student comes to the trained one, in dB of PSNR over held-out frames."""
 
+    runtime: str
     precision: str
     engine: str
     """What ran the graph, with its version."""
@@ -94,6 +96,24 @@ class ParityRow(NamedTuple):
     worst_db: float
     required_db: float
     frames: int
+
+
+class Lowered(NamedTuple):
+    """A graph in one runtime's own format, ready to be written."""
+
+    runtime: str
+    precision: str
+    path: str
+    """Its file in the bundle, or for Core ML its folder."""
+    files: dict[str, bytes]
+    """By path in the bundle; one file, or all of the folder's."""
+    parity: ParityRow | None = None
+    note: str = "converted, NOT verified"
+    """Said where there is no parity."""
+    delegated: int = 0
+    """Operations that the backend takes over."""
+    fallback: tuple[str, ...] = ()
+    """Operations that it leaves to the runtime's own kernels."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,6 @@ class Manifest:
     gflops: float
     """2 × gmacs."""
     parameters: int
-    precisions: tuple[str, ...]
     parity: tuple[ParityRow, ...]
     teacher: str
     training: dict[str, Any]
@@ -135,9 +154,10 @@ class BundleContents:
     """What `write_bundle` needs. Arrays are float32 unless said otherwise; T golden frames."""
 
     name: str
-    students: Mapping[str, bytes]
-    """ONNX graph by precision; "fp32" must be there."""
-    driver: bytes
+    students: Sequence[Lowered]
+    """One for each runtime and precision; ONNX in fp32 must be there."""
+    drivers: Sequence[Lowered]
+    """One for each runtime; ONNX in fp32 must be there."""
     thumbnail: npt.NDArray[np.uint8]
     """[H, W, 3], RGB."""
     source_landmarks: Floats
@@ -156,7 +176,6 @@ class BundleContents:
     parameters: int
     created_with: str
     teacher: str
-    parity: Sequence[ParityRow] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
@@ -221,7 +240,6 @@ def parse_manifest(text: bytes) -> Manifest:
         gmacs=_number(data, "gmacs", 0, 1e6),
         gflops=_number(data, "gflops", 0, 1e6),
         parameters=int(_number(data, "parameters", 0, 1e12)),
-        precisions=tuple(_words(data, "precisions")),
         parity=tuple(_parity(row) for row in _list(data, "parity")),
         teacher=_text(data, "teacher"),
         training=_dict(data, "training"),
@@ -338,13 +356,6 @@ def _list(data: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _words(data: Mapping[str, Any], key: str) -> list[str]:
-    words = _list(data, key)
-    if not words or not all(isinstance(word, str) for word in words):
-        raise _wrong(f"{key!r} must be a list of texts")
-    return words
-
-
 def _number(data: Mapping[str, Any], key: str, low: float, high: float) -> float:
     value = data.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -407,9 +418,13 @@ def _graph(graphs: Mapping[str, Any], name: str) -> GraphSpec:
                 "Make the avatar again with this version."
             )
         doors.append(tensors)
-    files = {precision: _path(path) for precision, path in _dict(data, "files").items()}
-    if "fp32" not in files:
-        raise _wrong(f"graph {name!r} has no fp32 file")
+    by_runtime = _dict(data, "files")
+    files = {
+        runtime: {precision: _path(path) for precision, path in _dict(by_runtime, runtime).items()}
+        for runtime in by_runtime
+    }
+    if "fp32" not in files.get("onnx", {}):
+        raise _wrong(f"graph {name!r} has no ONNX file in fp32")
     return GraphSpec(doors[0], doors[1], files)
 
 
@@ -426,20 +441,26 @@ def _parity(data: Any) -> ParityRow:
         raise _wrong("a parity row must be an object")
     decibels = [_number(data, key, -1e3, 1e3) for key in ("mean_db", "worst_db", "required_db")]
     frames = int(_number(data, "frames", 0, 1e9))
-    return ParityRow(_text(data, "precision"), _text(data, "engine"), decibels[0], decibels[1], decibels[2], frames)
+    names = [_text(data, key) for key in ("runtime", "precision", "engine")]
+    return ParityRow(names[0], names[1], names[2], decibels[0], decibels[1], decibels[2], frames)
 
 
 def _check_references(manifest: Manifest) -> None:
     """All parts of the manifest speak of the same files."""
-    graphs = [path for graph in manifest.graphs.values() for path in graph.files.values()]
-    for path in [*manifest.arrays, *manifest.golden_frames, *graphs]:
+    folders = {path.split("/")[0] for path in manifest.files if "/" in path}
+    for path in [*manifest.arrays, *manifest.golden_frames]:
         if path not in manifest.files:
             raise _wrong(f"{path!r} is used but not among the files")
+    for graph in manifest.graphs.values():
+        for by_precision in graph.files.values():
+            for path in by_precision.values():
+                if path not in manifest.files and path not in folders:
+                    raise _wrong(f"{path!r} is used but not among the files")
     for path, shape in manifest.arrays.items():
         if manifest.files[path].bytes != 4 * math.prod(shape):
             raise _wrong(f"{path!r} of shape {list(shape)} cannot have {manifest.files[path].bytes} bytes")
-    if set(manifest.precisions) != set(manifest.graphs["student"].files):
-        raise _wrong("'precisions' and the student's files differ")
+    if unknown := set(manifest.graphs["student"].files) - set(manifest.graphs["driver"].files):
+        raise _wrong(f"{min(unknown)} has a student and no driver")
 
 
 def _renamed(folder: Path, manifest: Manifest, entry: FileEntry) -> str:
@@ -496,6 +517,13 @@ def _replaceable(target: Path) -> bool:
     return target.is_dir() and ((target / MANIFEST).is_file() or not any(target.iterdir()))
 
 
+def _by_runtime(graphs: Sequence[Lowered]) -> dict[str, dict[str, str]]:
+    files: dict[str, dict[str, str]] = {}
+    for graph in graphs:
+        files.setdefault(graph.runtime, {})[graph.precision] = graph.path
+    return files
+
+
 def _check_contents(contents: BundleContents) -> None:
     frames = len(contents.golden_frames)
     for name, array, shape in (
@@ -508,13 +536,13 @@ def _check_contents(contents: BundleContents) -> None:
     ):
         if array.shape != shape or not np.isfinite(array).all():
             raise SpecError(f"{name} has shape {array.shape} or holds NaN; a bundle wants finite {shape}.")
-    if "fp32" not in contents.students or not frames:
-        raise SpecError("A bundle wants an fp32 student and at least one golden frame.")
+    for graphs in (contents.students, contents.drivers):
+        if ("onnx", "fp32") not in [graph[:2] for graph in graphs] or not frames:
+            raise SpecError("A bundle wants student and driver as ONNX in fp32 and at least one golden frame.")
 
 
 def _fill(folder: Path, contents: BundleContents) -> Manifest:
     """Write all files, then the manifest that describes them."""
-    students = {p: "student.onnx" if p == "fp32" else f"student.{p}.onnx" for p in contents.students}
     arrays = {
         "identity/landmarks.f32": contents.source_landmarks,
         "identity/keypoints.f32": contents.source_keypoints,
@@ -524,8 +552,7 @@ def _fill(folder: Path, contents: BundleContents) -> Manifest:
     }
     golden = tuple(f"golden/frame_{index}.png" for index in range(len(contents.golden_frames)))
     data = {
-        "driver.onnx": contents.driver,
-        **{path: contents.students[precision] for precision, path in students.items()},
+        **{path: body for graph in (*contents.drivers, *contents.students) for path, body in graph.files.items()},
         **{path: np.ascontiguousarray(array, "<f4").tobytes() for path, array in arrays.items()},
         "identity/thumbnail.png": _png(contents.thumbnail),
         **{path: _png(frame) for path, frame in zip(golden, contents.golden_frames, strict=True)},
@@ -534,16 +561,15 @@ def _fill(folder: Path, contents: BundleContents) -> Manifest:
         name=contents.name,
         created_with=contents.created_with,
         graphs={
-            "driver": GraphSpec(*GRAPHS["driver"], {"fp32": "driver.onnx"}),
-            "student": GraphSpec(*GRAPHS["student"], students),
+            "driver": GraphSpec(*GRAPHS["driver"], _by_runtime(contents.drivers)),
+            "student": GraphSpec(*GRAPHS["student"], _by_runtime(contents.students)),
         },
         arrays={path: array.shape for path, array in arrays.items()},
         golden_frames=golden,
         gmacs=contents.gmacs,
         gflops=2 * contents.gmacs,
         parameters=contents.parameters,
-        precisions=tuple(students),
-        parity=tuple(contents.parity),
+        parity=tuple(graph.parity for graph in contents.students if graph.parity),
         teacher=contents.teacher,
         training=dict(contents.training),
         metrics=dict(contents.metrics),
@@ -555,7 +581,7 @@ def _fill(folder: Path, contents: BundleContents) -> Manifest:
     )
     data[MANIFEST] = manifest_text(manifest)
     for path, body in data.items():
-        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         with (folder / path).open("wb") as file:
             file.write(body)
             file.flush()

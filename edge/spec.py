@@ -19,8 +19,8 @@ KEYPOINTS = 20
 LOCAL_LANDMARKS = len(LOCAL)
 """M: local landmarks (gaze, lids, brows, lips, jaw)."""
 
-FORMAT_VERSION = 1
-"""Version of the bundle folder; a reader refuses any other."""
+FORMAT_VERSION = 2
+"""Version of the bundle folder; a reader refuses any other. 2: a graph's files by runtime, then by precision."""
 
 
 class TensorSpec(NamedTuple):

@@ -48,7 +48,7 @@ def random_student(faces):
     """A small student of random weights, bound to a blur and a real face."""
     import torch
 
-    from converters.to_onnx import random_student
+    from converters.cli import random_student
     from training.config import TIERS
 
     return random_student(TIERS["nano"], landmarks=torch.from_numpy(faces[0]))
@@ -70,11 +70,13 @@ def driving(faces):
 
 @pytest.fixture(scope="session")
 def export(random_student, driving):
-    """The random student as verified ONNX graphs, fp32 and int8, and its driver."""
-    from converters.to_onnx import export_onnx, random_driver
+    """The random student as verified ONNX graphs by precision, and its driver."""
+    from converters.cli import random_driver
+    from converters.to_onnx import export_onnx
 
     _, calibration, held_out = driving
-    return export_onnx(random_student, random_driver(), calibration=calibration, held_out=held_out)
+    students, driver = export_onnx(random_student, random_driver(), calibration=calibration, held_out=held_out)
+    return {student.precision: student for student in students}, driver
 
 
 @pytest.fixture(scope="session")
@@ -95,8 +97,8 @@ def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> P
     cost = student_cost(random_student.config)
     contents = BundleContents(
         name="random",
-        students={precision: student.model for precision, student in export.students.items()},
-        driver=export.driver,
+        students=[export[0]["fp32"], export[0]["int8"]],
+        drivers=[export[1]],
         thumbnail=np.zeros((32, 32, 3), np.uint8),
         source_landmarks=faces[0],
         source_keypoints=faces[0][LOCAL[:KEYPOINTS]],
@@ -108,7 +110,6 @@ def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> P
         parameters=cost.parameters,
         created_with="tests",
         teacher="none",
-        parity=[student.parity for student in export.students.values()],
     )
     folder = tmp_path_factory.mktemp("bundle") / "random.avatar"
     write_bundle(folder, contents)

@@ -79,8 +79,10 @@ def test_wrong_keypoints(avatar):
 def test_wrong_choices(avatar_bundle):
     with pytest.raises(InputError, match="no runtime 'torch'"):
         Avatar.load(avatar_bundle, runtime="torch")
-    with pytest.raises(InputError, match="has no fp16 student, only fp32, int8"):
+    with pytest.raises(InputError, match="has no fp16 student for onnx, only fp32, int8"):
         Avatar.load(avatar_bundle, precision="fp16")
+    with pytest.raises(InputError, match="has no files for coreml, only for onnx"):
+        Avatar.load(avatar_bundle, runtime="coreml")
     with pytest.raises(InputError, match="0 threads"):
         Avatar.load(avatar_bundle, threads=0)
 

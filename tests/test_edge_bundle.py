@@ -11,11 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge import bundle
-from edge.bundle import BundleContents, ParityRow, parse_manifest, read_manifest, verify_files, write_bundle
+from edge.bundle import BundleContents, Lowered, ParityRow, parse_manifest, read_manifest, verify_files, write_bundle
 from edge.errors import BundleError, InputError, SpecError
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
 
 TRUTH = np.random.default_rng(0)
+
+
+PARITY = ParityRow("onnx", "fp32", "onnxruntime 1.30", 120.0, 110.0, 60.0, 8)
+PACKAGE = {"student.mlpackage/Manifest.json": b"{}", "student.mlpackage/Data/com.apple.CoreML/model.mlmodel": b"model"}
 
 
 def floats(*shape):
@@ -27,8 +31,15 @@ def contents():
     """A bundle's contents; its graphs are no graphs, which only a runtime would notice."""
     return BundleContents(
         name="someone",
-        students={"fp32": b"student", "int8": b"smaller"},
-        driver=b"driver",
+        students=[
+            Lowered("onnx", "fp32", "student.onnx", {"student.onnx": b"student"}, PARITY),
+            Lowered("onnx", "int8", "student.int8.onnx", {"student.int8.onnx": b"smaller"}),
+            Lowered("coreml", "fp16", "student.mlpackage", PACKAGE),
+        ],
+        drivers=[
+            Lowered("onnx", "fp32", "driver.onnx", {"driver.onnx": b"driver"}),
+            Lowered("coreml", "fp32", "driver.mlpackage", {"driver.mlpackage/Manifest.json": b"{}"}),
+        ],
         thumbnail=np.zeros((64, 64, 3), np.uint8),
         source_landmarks=floats(478, 3),
         source_keypoints=floats(KEYPOINTS, 3),
@@ -40,7 +51,6 @@ def contents():
         parameters=1_200_000,
         created_with="superface 0.1.0",
         teacher="mesh",
-        parity=[ParityRow("fp32", "onnxruntime 1.30", 120.0, 110.0, 60.0, 8)],
         training={"steps": 10, "weights": {"local": 100.0}},
         metrics={"psnr_db": 31.5},
         licences={"photo": "public domain"},
@@ -69,8 +79,12 @@ def test_what_is_written_is_read(folder, contents):
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
     assert manifest.gflops == 2 * manifest.gmacs == 5.8
-    assert manifest.precisions == ("fp32", "int8")
-    assert manifest.parity == (contents.parity[0],)
+    assert manifest.graphs["student"].files == {
+        "onnx": {"fp32": "student.onnx", "int8": "student.int8.onnx"},
+        "coreml": {"fp16": "student.mlpackage"},
+    }
+    assert manifest.parity == (PARITY,)
+    assert (folder / "student.mlpackage/Data/com.apple.CoreML/model.mlmodel").read_bytes() == b"model"
     assert manifest.training["weights"] == {"local": 100.0}
     assert "synthetic media" in manifest.synthetic_media
     for name, array in (
@@ -200,10 +214,10 @@ def test_unreadable_arrays_and_frames(folder):
         (b" " * (2**20 + 1), "larger than"),
         (b"[]", "format_version"),
         (b"{}", "format_version"),
-        (b'{"format_version": 2}', "format version 2; this program reads 1"),
+        (b'{"format_version": 3}', "format version 3; this program reads 2"),
         (b'{"format_version": true}', "format version True"),
         (b'{"format_version": NaN}', "NaN is no number"),
-        (b'{"format_version": 1}', "must be a text"),
+        (b'{"format_version": 2}', "must be a text"),
         (b'{"format_version": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )
@@ -249,7 +263,6 @@ def test_paths_that_leave_the_bundle(valid, path):
         ({"gmacs": float("1e300")}, "'gmacs' must be a number"),
         ({"gmacs": True}, "'gmacs' must be a number"),
         ({"parity": [3]}, "parity row"),
-        ({"precisions": ["fp32"]}, "files differ"),
         ({"name": ""}, "'name' must be a text"),
         ({"name": "\ud800"}, "'name' must be a text"),
     ],
@@ -263,6 +276,22 @@ def test_other_tensors_are_explained(valid):
     graphs = json.loads(json.dumps(valid["graphs"]))
     graphs["student"]["inputs"][0]["shape"] = [1, 15, 2]
     with pytest.raises(BundleError, match=r"keypoints\[1, 15, 2\].*this program wants keypoints\[1, 20, 2\]"):
+        parse(valid | {"graphs": graphs})
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "no ONNX file in fp32"),
+        ({"onnx": {"fp32": "student.onnx"}, "coreml": {"fp16": "other.mlpackage"}}, "not among the files"),
+        ({"onnx": {"fp32": "student.onnx"}, "coreml": {"fp16": "../student.mlpackage"}}, "no path inside the bundle"),
+        ({"onnx": {"fp32": "student.onnx"}, "executorch": {"fp32": "student.int8.onnx"}}, "a student and no driver"),
+    ],
+)
+def test_graphs_of_files_that_are_not_there(valid, files, message):
+    graphs = json.loads(json.dumps(valid["graphs"]))
+    graphs["student"]["files"] = files
+    with pytest.raises(BundleError, match=message):
         parse(valid | {"graphs": graphs})
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import superface
+from edge.runtimes import installed
 
 ROOT = Path(__file__).parents[1]
 
@@ -88,14 +89,22 @@ def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
     assert made["gflops"] <= 1.0
     folder = tmp_path / "runs" / "grace_hopper"
     bundle = folder / "grace_hopper.avatar"
-    assert {row["precision"] for row in made["parity"]} == {"fp32", "int8"}
+    lowered = {"onnx": ("fp32", "int8"), "executorch": ("fp32", "int8"), "coreml": ("fp16", "int8")}
+    here = [runtime for runtime in lowered if installed(runtime)]
+    assert [(row["runtime"], row["precision"]) for row in made["parity"]] == [
+        (runtime, precision) for runtime in here for precision in lowered[runtime]
+    ]
     page = (folder / "report.html").read_text()
     assert page.count("<img") >= 15
     assert "http" not in page.replace("http://www.w3.org", "")
     assert (folder / "preview.mp4").stat().st_size > 10_000
 
-    assert json.loads(run("check", str(bundle), "--json"))["passed"]
+    verdict = json.loads(run("check", str(bundle), "--json"))
+    assert verdict["passed"]
+    assert not verdict["skipped"]
+    assert {row["runtime"] for row in verdict["rows"]} == {*here, "numpy"}
     assert json.loads(run("bench", str(bundle), "--frames", "3", "--threads", "1", "--json"))["rows"]
     run("track", str(folder / "preview.mp4"), "-o", "clip.npz")
-    run("animate", str(bundle), "--driving", "clip.npz", "-o", "out.mp4")
-    assert (tmp_path / "out.mp4").stat().st_size > 5_000
+    for runtime in here:
+        run("animate", str(bundle), "--driving", "clip.npz", "-o", f"{runtime}.mp4", "--runtime", runtime)
+        assert (tmp_path / f"{runtime}.mp4").stat().st_size > 5_000

@@ -19,6 +19,9 @@ from edge.errors import InputError
 from training.config import StudentConfig
 from training.student import Student
 
+DRIVER = "driver.safetensors"
+"""Name of a driver's file in a run folder."""
+
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
     """Write tensors and a JSON record to one file, all or nothing."""
@@ -66,3 +69,22 @@ def load_student(path: Path) -> tuple[Student, dict[str, Any]]:
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} holds no student of this version ({error}).") from error
     return student.eval(), record
+
+
+def save_driver(folder: Path, driver: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Write a teacher's linear map beside the student: weight [K * 2, 478 * 3] and bias [K * 2]."""
+    save_tensors(folder / DRIVER, dict(zip(("weight", "bias"), driver, strict=True)), {})
+
+
+def load_driver(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The linear map that lies in a run folder, or None.
+
+    Raises:
+        InputError: when the file is damaged.
+    """
+    if not (folder / DRIVER).exists():
+        return None
+    tensors, _ = load_tensors(folder / DRIVER)
+    if set(tensors) != {"weight", "bias"}:
+        raise InputError(f"{folder / DRIVER} is no driver of this version. Make the avatar again.")
+    return tensors["weight"], tensors["bias"]

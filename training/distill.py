@@ -36,7 +36,7 @@ from tqdm import tqdm
 from edge.errors import InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LANDMARKS, LOCAL
-from training.checkpoint import load_tensors, save_student, save_tensors
+from training.checkpoint import load_tensors, save_driver, save_student, save_tensors
 from training.config import DistilConfig
 from training.flops import student_config
 from training.layers import extend_field, find_canvas, find_matte, fit_basis, fit_codes, moving_cells, refine_layers
@@ -482,6 +482,8 @@ def distil(
     student = student.cpu().to(memory_format=torch.contiguous_format).eval()
     fidelity = evaluate(student, held_out, config)
     _write_json(run_folder / "history.json", history)
+    if driver := teacher.driver(identity):
+        save_driver(run_folder, driver)
     save_student(
         run_folder / "student.safetensors",
         student,

@@ -434,9 +434,10 @@ class Student(nn.Module):
             fine = window.size // SHUFFLE
         warped_layer = warp(layer, field)
         over = (warped_layer[:, 0:3] - canvas) * warped_layer[:, 3:4]
-        painted = self.generator(warped_features, hints, canvas + over, fine)
+        draft = canvas + over
+        painted = self.generator(warped_features, hints, draft, fine)
         # A plain factor, not the sigmoid of one: a lid must hide an eye, and a sigmoid that starts open closes late.
-        return canvas + (1 - painted.veil) * over + painted.colour
+        return draft - painted.veil * over + painted.colour
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
         """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""

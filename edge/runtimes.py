@@ -1,0 +1,176 @@
+"""What runs a graph: ONNX Runtime, ExecuTorch, Core ML, or plain numpy; each imported when it is asked for.
+
+A runtime is a function: a graph's file in, a callable out that takes named arrays and gives the graph's outputs.
+Nothing else in `edge` knows which one it is.
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.errors import BundleError, InputError, MissingRuntimeError, SpecError
+
+Runtime = Literal["onnx", "executorch", "coreml", "numpy"]
+Precision = Literal["fp32", "fp16", "int8"]
+Run = Callable[..., tuple[npt.NDArray[Any], ...]]
+"""A graph that is ready: named inputs in, its outputs out."""
+
+
+def load_graph(runtime: Runtime, path: Path, threads: int | None = None) -> Run:
+    """A graph that is ready to run.
+
+    Args:
+        runtime: its name.
+        path: the file, or for Core ML the package folder; of `files_of(runtime)`'s format.
+        threads: for one frame; default: the runtime's own choice. Core ML and numpy have settings of their own.
+
+    Raises:
+        InputError: when there is no such runtime.
+        MissingRuntimeError: when its package is not installed; the sentence says how to get it.
+        BundleError: when the runtime cannot load the file.
+    """
+    loaders: dict[str, Callable[[Path, int | None], Run]] = {
+        "onnx": _onnx, "executorch": _executorch, "coreml": _coreml, "numpy": _numpy
+    }  # fmt: skip
+    if runtime not in loaders:
+        raise InputError(f"There is no runtime {runtime!r}. Choose {', '.join(get_args(Runtime))}.")
+    return loaders[runtime](path, threads)
+
+
+def installed(runtime: Runtime) -> bool:
+    """Whether a runtime's package is at hand; nothing is imported."""
+    package = {"onnx": "onnxruntime", "executorch": "executorch", "coreml": "coremltools", "numpy": "numpy"}[runtime]
+    return importlib.util.find_spec(package) is not None
+
+
+def format_of(runtime: Runtime) -> str:
+    """Whose files a runtime reads: numpy walks the ONNX graph, all others have their own."""
+    return "onnx" if runtime == "numpy" else runtime
+
+
+def engine(runtime: str) -> str:
+    """What executes a runtime's graphs here, with its version: never more than is run."""
+    from importlib.metadata import version
+
+    if runtime == "coreml":
+        tools = f"coremltools {version('coremltools')}"
+        return f"Core ML (macOS), {tools}" if sys.platform == "darwin" else f"MIL interpreter (Linux), {tools}"
+    package = {"onnx": "onnxruntime", "numpy": "numpy"}.get(runtime, runtime)
+    return f"{package} {version(package)}"
+
+
+def _missing(package: str, extra: str) -> MissingRuntimeError:
+    return MissingRuntimeError(f'{package} is not installed. Install it with pip install "superface[{extra}]".')
+
+
+def _unreadable(what: str, path: Path, error: Exception) -> BundleError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return BundleError(f"{what} cannot load {path.name} ({reason}). Fetch the bundle again, or make it anew.")
+
+
+def _numpy(path: Path, threads: int | None) -> Run:
+    from edge.student import NumpyStudent
+
+    return NumpyStudent(path).run
+
+
+def _onnx(path: Path, threads: int | None) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    # One arena plan for all of a frame's maps costs 16 MB more than taking them as they come, at the same
+    # speed.
+    options.enable_mem_pattern = False
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own types, which share no base but this.
+        raise _unreadable("ONNX Runtime", path, error) from error
+
+    def run(**inputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], ...]:
+        return tuple(session.run(None, inputs))
+
+    return run
+
+
+def _executorch(path: Path, threads: int | None) -> Run:
+    """ExecuTorch's Python runtime takes and gives torch tensors, and so brings torch along; a phone's does not."""
+    try:
+        with warnings.catch_warnings(), _mute():  # of its own use of old names, and of what it looks for in vain
+            warnings.simplefilter("ignore")
+            runtime = importlib.import_module("executorch.runtime")
+            pool = importlib.import_module("executorch.extension.pybindings.portable_lib")
+            torch = importlib.import_module("torch")
+        # One pool for the whole process: whatever was loaded last sets it.
+        wanted = threads or os.cpu_count() or 1
+        with _mute():  # It tells of each look at the processor.
+            if pool._threadpool_get_thread_count() != wanted:
+                pool._unsafe_reset_threadpool(wanted)
+    except ModuleNotFoundError as error:
+        raise _missing("ExecuTorch", "executorch") from error
+    try:
+        program = runtime.Runtime.get().load_program(path)
+        method = program.load_method("forward")
+        if method is None:
+            raise ValueError("it has no forward method")
+        names = [method.metadata.input_tensor_meta(index) for index in range(method.metadata.num_inputs())]
+    except Exception as error:  # Errors of ExecuTorch are plain RuntimeErrors and ValueErrors.
+        raise _unreadable("ExecuTorch", path, error) from error
+
+    def run(**inputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], ...]:
+        if len(inputs) != len(names):
+            raise SpecError(f"{path.name} wants {len(names)} inputs and got {', '.join(inputs)}.")
+        # A .pte knows its inputs by their order alone: that of edge.spec, which keyword arguments keep.
+        outputs = method.execute([torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()])
+        return tuple(output.numpy().copy() for output in outputs)
+
+    run.keep = program  # type: ignore[attr-defined]  # a method dies with its program
+    return run
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Without what a library in C++ writes to the process's standard error, past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _coreml(path: Path, threads: int | None) -> Run:
+    """Core ML itself on macOS; elsewhere the interpreter, which computes the same program in numpy."""
+    if sys.platform != "darwin":
+        from edge.mil import MilProgram
+
+        return MilProgram(path).run
+    try:
+        models = importlib.import_module("coremltools.models")
+    except ModuleNotFoundError as error:
+        raise _missing("coremltools", "coreml") from error
+    try:
+        model = models.MLModel(str(path))
+        outputs = [value.name for value in model.get_spec().description.output]
+    except Exception as error:  # coremltools raises plain RuntimeErrors.
+        raise _unreadable("Core ML", path, error) from error
+
+    def run(**inputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], ...]:
+        made = model.predict(inputs)
+        return tuple(np.asarray(made[name], np.float32) for name in outputs)
+
+    return run
