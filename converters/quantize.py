@@ -32,10 +32,10 @@ QUANTIZED_PARTS = (
 )
 """Convolutions to quantise, by the beginning of their weight's name: all but the last; or the 64 px half."""
 
-TAIL = 1e-4
+TAIL = 1e-5
 """Share of calibrated values at either end that saturates: better than the full range, which outliers set."""
 
-STRIDE = 31
+STRIDE = 7
 """Every so manieth value of a map is calibrated on: no multiple of any map's width."""
 
 _FOLLOWERS = ("Relu", "Add", "Resize", "Concat")

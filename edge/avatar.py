@@ -87,8 +87,8 @@ class Avatar:
         avatar = cls(
             manifest,
             precision,
-            # The driver is one small product; threads would only wait for each other.
-            driver=load_graph(runtime, folder / driver, 1),
+            # The driver is one small product, for which threads would only wait; ExecuTorch has one pool for both.
+            driver=load_graph(runtime, folder / driver, threads if runtime == "executorch" else 1),
             student=load_graph(runtime, folder / files[precision], threads),
             source_landmarks=bundles.read_array(folder, manifest, "identity/landmarks.f32"),
         )

@@ -31,10 +31,11 @@ def load_graph(runtime: Runtime, path: Path, threads: int | None = None) -> Run:
     Args:
         runtime: its name.
         path: the file, or for Core ML the package folder; of `files_of(runtime)`'s format.
-        threads: for one frame; default: the runtime's own choice. Core ML and numpy have settings of their own.
+        threads: for one frame; default: the runtime's own choice. Core ML and numpy have settings of their own;
+            ExecuTorch has one for the whole process.
 
     Raises:
-        InputError: when there is no such runtime.
+        InputError: when there is no such runtime, or ExecuTorch already runs on other threads.
         MissingRuntimeError: when its package is not installed; the sentence says how to get it.
         BundleError: when the runtime cannot load the file.
     """
@@ -112,13 +113,9 @@ def _executorch(path: Path, threads: int | None) -> Run:
             runtime = importlib.import_module("executorch.runtime")
             pool = importlib.import_module("executorch.extension.pybindings.portable_lib")
             torch = importlib.import_module("torch")
-        # One pool for the whole process: whatever was loaded last sets it.
-        wanted = threads or os.cpu_count() or 1
-        with _mute():  # It tells of each look at the processor.
-            if pool._threadpool_get_thread_count() != wanted:
-                pool._unsafe_reset_threadpool(wanted)
     except ModuleNotFoundError as error:
         raise _missing("ExecuTorch", "executorch") from error
+    _set_pool(pool, threads)
     try:
         program = runtime.Runtime.get().load_program(path)
         method = program.load_method("forward")
@@ -137,6 +134,24 @@ def _executorch(path: Path, threads: int | None) -> Run:
 
     run.keep = program  # type: ignore[attr-defined]  # a method dies with its program
     return run
+
+
+_pool_threads: int | None = None
+
+
+def _set_pool(pool: Any, threads: int | None) -> None:
+    """Threads of ExecuTorch's one pool: set before its first program, which keeps a pointer to it, and never again."""
+    global _pool_threads
+    if _pool_threads is None:
+        _pool_threads = threads or os.cpu_count() or 1
+        with _mute():  # It tells of each look at the processor.
+            if pool._threadpool_get_thread_count() != _pool_threads:
+                pool._unsafe_reset_threadpool(_pool_threads)
+    elif threads not in (None, _pool_threads):
+        raise InputError(
+            f"ExecuTorch runs on {_pool_threads} threads since this process loaded its first program, and cannot "
+            f"change to {threads}. Start another process for that."
+        )
 
 
 @contextmanager
