@@ -9,7 +9,7 @@ from edge.spec import FIELD, KEYPOINTS, SIZE
 from edge.topology import LOCAL
 from training.config import TIERS
 from training.flops import student_config
-from training.layers import extend_field, find_canvas, find_matte, fit_basis, fit_codes, moving_cells
+from training.layers import extend_field, find_canvas, find_inside, find_matte, fit_basis, fit_codes, moving_cells
 from training.student import Student, identity_grid
 
 
@@ -19,6 +19,15 @@ def rendered(faces):
     identity = sliding_identity(faces[0])
     landmarks = torch.from_numpy(sliding_track(faces[0], 24, seed=0))
     return identity, landmarks, SlidingTeacher().render(identity, landmarks)
+
+
+def test_the_inside_of_a_matte_has_no_holes():
+    matte = torch.zeros(1, 1, SIZE, SIZE)
+    matte[..., 100:300, 100:300] = 1
+    matte[..., 200:204, 150:250] = 0  # a mouth
+    inside = find_inside(matte, 16)
+    assert inside[..., 116:284, 116:284].all()
+    assert inside.sum() == 168**2
 
 
 def test_moving_cells_are_the_disc(rendered):

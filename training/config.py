@@ -6,7 +6,7 @@ here once, and the command line reads them from these fields.
 
 from dataclasses import dataclass
 
-MINUTES = 6.5
+MINUTES = 6.0
 """Training time of the default run."""
 
 TIERS = {"standard": 6.0, "low": 2.0, "nano": 1.0, "paper": 12.0}
@@ -18,7 +18,7 @@ TRAINING_FRAMES = 700
 
 
 def training_frames(minutes: float | None) -> int:
-    """Frames for a run of that length: with more time, more poses are worth rendering (700 in 6.5 minutes)."""
+    """Frames for a run of that length: with more time, more poses are worth rendering (700 in 6 minutes)."""
     longer = max(1.0, (minutes or 0.0) / MINUTES)
     return min(3000, round(TRAINING_FRAMES * longer**0.5))
 

@@ -39,7 +39,16 @@ from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_tensors, save_driver, save_student, save_tensors
 from training.config import DistilConfig
 from training.flops import student_config
-from training.layers import extend_field, find_canvas, find_matte, fit_basis, fit_codes, moving_cells, refine_layers
+from training.layers import (
+    extend_field,
+    find_canvas,
+    find_inside,
+    find_matte,
+    fit_basis,
+    fit_codes,
+    moving_cells,
+    refine_layers,
+)
 from training.losses import Discriminator, Features, motion_loss, student_loss
 from training.metrics import Fidelity, FidelityMeter
 from training.student import Student, Window
@@ -373,6 +382,9 @@ def distil(
     checkpoint = run_folder / "checkpoint.safetensors"
     made_by = asdict(config) | {"minutes": None, "steps": None, "frames": _track_id(run_folder)}
     targets = _targets(training)
+    matte = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
+    # The photo in the layer stays itself: to learn it is to average misplacements into soft skin. Nor gets it holes.
+    learned = torch.cat([torch.zeros(1, 3, SIZE, SIZE), (~find_inside(matte)).float()], 1).to(device)
     resumed = _resume(checkpoint, made_by, student, optimiser, average)
     if resumed:
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
@@ -384,11 +396,11 @@ def distil(
         fit_codes(student, points)
         fit_basis(student, points, targets.field.to(device), targets.moving.to(device))
         with torch.no_grad():
-            student.layer[:, 3:] = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
+            student.layer[:, 3:] = matte
             photo = identity.source_image[None].cpu().float()
             student.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
         progress("layers", 0.3, "outline")
-        refine_layers(student, training.frames, targets.field)
+        refine_layers(student, training.frames, targets.field, find_inside(matte))
         seconds += time.monotonic() - begun
         for name, p in student.named_parameters():
             average[name].copy_(p)
@@ -445,8 +457,7 @@ def distil(
             note = {name: round(value.item(), 5) for name, value in terms._asdict().items() if value.item()}
         loss.backward()
         if student.layer.grad is not None:
-            # The photo in the layer stays itself: to learn it is to average misplacements into soft skin.
-            student.layer.grad[:, :3] = 0
+            student.layer.grad *= learned
         optimiser.step()
         decay = min(config.ema, (1 + step) / (10 + step))
         with torch.no_grad():

@@ -95,6 +95,23 @@ def find_matte(field: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
     return F.interpolate(matte, (SIZE, SIZE), mode="bilinear", align_corners=True).clamp(0, 1)
 
 
+def find_inside(matte: torch.Tensor, reach: int = 16) -> torch.Tensor:
+    """Where the layer must stay opaque: `reach` pixels and more inside the matte's outline, holes closed.
+
+    A matte that may learn holes learns them along lips and lids, and a turned head shows the background through them.
+
+    Args:
+        matte: float32 [1, 1, 512, 512].
+        reach: in pixels.
+
+    Returns:
+        bool, same shape.
+    """
+    size = 2 * reach + 1
+    closed = F.max_pool2d(matte, size, 1, reach)
+    return F.max_pool2d(1 - closed, 2 * size - 1, 1, size - 1) < 0.5
+
+
 def find_canvas(frames: np.ndarray, moving: torch.Tensor, photo: torch.Tensor, *, count: int = 150) -> torch.Tensor:
     """What is seen where nothing moves: the mean of resting pixels over up to `count` frames, else of all pixels.
 
@@ -125,7 +142,13 @@ def find_canvas(frames: np.ndarray, moving: torch.Tensor, photo: torch.Tensor, *
 
 
 def refine_layers(
-    student: Student, frames: np.ndarray, field: torch.Tensor, *, steps: int | None = None, batch: int = 3
+    student: Student,
+    frames: np.ndarray,
+    field: torch.Tensor,
+    inside: torch.Tensor,
+    *,
+    steps: int | None = None,
+    batch: int = 3,
 ) -> None:
     """Matte and canvas sharpened to the pixel, with the teacher's own motion and nothing else in play.
 
@@ -136,13 +159,15 @@ def refine_layers(
         student: its `layer`'s matte and its `canvas` are set.
         frames: uint8 [T, 3, 512, 512], the teacher's.
         field: float32 [T, 64, 64, 2], extended.
+        inside: bool [1, 1, 512, 512], where the matte is 1 (`find_inside`).
         steps: default: one for three frames, 200 at most.
         batch: frames a step.
     """
     steps = steps or min(200, max(1, len(frames) // 3))
     device = student.canvas.device
     photo = student.layer[:, :3].detach()
-    matte = student.layer[:, 3:].detach().clone().requires_grad_()
+    inside = inside.to(device).float()
+    matte = torch.maximum(student.layer[:, 3:].detach(), inside).requires_grad_()
     canvas = student.canvas.detach().clone().requires_grad_()
     # A large epsilon leaves pixels alone that hardly show.
     optimiser = torch.optim.Adam([matte, canvas], lr=0.03, betas=(0.8, 0.99), eps=0.1)
@@ -162,7 +187,7 @@ def refine_layers(
         optimiser.step()
         schedule.step()
         with torch.no_grad():
-            matte.clamp_(0, 1)
+            matte.copy_(torch.maximum(matte.clamp(0, 1), inside))
             canvas.clamp_(0, 1)
     with torch.no_grad():
         student.layer[:, 3:] = matte

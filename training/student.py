@@ -5,7 +5,7 @@
                     └─▶ heat-maps ─▶ dense motion network ─┴─▶ warp by the pose ─▶ motion field, occlusion
     motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ colour, veil
                   └─▶ warp of the layer (RGBA) at 512 px ──┬───────▲
-    frame = canvas + alpha · (1 - veil) · (layer - canvas) + colour ◀┘
+    frame = (1 - veil) · (canvas + alpha · (layer - canvas)) + colour ◀┘
 
 All motion is found in the source's own frame, where a nose is always in the same cell, and then posed: what is left
 to learn there is small and spans few dimensions.
@@ -87,12 +87,12 @@ class Window(NamedTuple):
 
 
 class Painted(NamedTuple):
-    """What the generator adds to the layers."""
+    """What the generator does to the layers' draft of a frame."""
 
     colour: torch.Tensor
-    """RGB laid over everything: [N, 3, 512, 512]."""
+    """RGB added to it: [N, 3, 512, 512]."""
     veil: torch.Tensor
-    """How much of the warped layer it hides, 0 none and 1 all of it, not clamped: [N, 1, 512, 512]."""
+    """How much of it is hidden, 0 none and 1 all, not clamped: [N, 1, 512, 512]."""
 
 
 class Animation(NamedTuple):
@@ -433,11 +433,10 @@ class Student(nn.Module):
             canvas, hints, warped_features = window.of(canvas), window.of(hints), window.of(warped_features)
             fine = window.size // SHUFFLE
         warped_layer = warp(layer, field)
-        over = (warped_layer[:, 0:3] - canvas) * warped_layer[:, 3:4]
-        draft = canvas + over
+        draft = canvas + (warped_layer[:, 0:3] - canvas) * warped_layer[:, 3:4]
         painted = self.generator(warped_features, hints, draft, fine)
         # A plain factor, not the sigmoid of one: a lid must hide an eye, and a sigmoid that starts open closes late.
-        return draft - painted.veil * over + painted.colour
+        return draft - painted.veil * draft + painted.colour
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
         """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""
