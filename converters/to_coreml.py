@@ -292,7 +292,8 @@ def _export_driver(driver: Driver, target: str) -> Lowered:
         for wanted, found in zip(graph(landmarks), got, strict=True):
             if np.abs(wanted.numpy() - found).max() > 1e-4:
                 raise ParityError("The driver in Core ML differs from the teacher's map. Nothing was written.")
-        return Lowered("coreml", "fp32", "driver.mlpackage", read_package(package))
+        body = read_package(package)
+        return Lowered("coreml", "fp32", "driver.mlpackage", body, note="the teacher's map to rounding")
 
 
 def _digest(student: Student) -> str:

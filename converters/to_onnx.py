@@ -99,7 +99,8 @@ def export_onnx(
     students = [makers[precision]() for precision in PRECISIONS if precision in precisions]
     if driver is None:
         return students, None
-    return students, Lowered("onnx", "fp32", "driver.onnx", {"driver.onnx": export_driver(*driver)})
+    body = {"driver.onnx": export_driver(*driver)}
+    return students, Lowered("onnx", "fp32", "driver.onnx", body, note="the teacher's map to rounding")
 
 
 def lint(model: onnx.ModelProto) -> None:
