@@ -33,6 +33,7 @@ from edge.avatar import Avatar
 from edge.bench import Bench, bench
 from edge.bundle import CONSENT, BundleContents, Lowered, Manifest, write_bundle
 from edge.check import CheckReport, check, psnr_db
+from edge.check import report as explain
 from edge.errors import BundleError, InputError
 from edge.landmarks import Portrait, read_portrait
 from edge.library import Style, held_out_seed, procedural_track, showcase, train_seed
@@ -202,7 +203,7 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     manifest = write_bundle(bundle, contents)
     verdict = check(bundle)
     if not verdict.passed:
-        raise BundleError(f"{bundle} was written but fails its own check. Run superface check {bundle}.")
+        raise BundleError(f"{bundle} was written but fails its own check:\n{explain(verdict)}")
     say("Measuring")
     speed = bench(bundle)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge.landmarks import Landmarker, Portrait, read_portrait
@@ -58,6 +58,7 @@ coordinate = st.floats(-4, 20, width=32)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=3))
+@example([(0.0, 0.0), (0.0, 2.0), (3.0, 2.220446049250313e-16)])
 def test_one_triangle_covers_the_pixels_inside_it(corners):
     triangle = np.array(corners, np.float64)
     if abs(cross(triangle[1] - triangle[0], triangle[2] - triangle[0])) < 0.5:

@@ -75,10 +75,11 @@ def rasterise(vertices: torch.Tensor, triangles: torch.Tensor, *, height: int, w
     line = torch.arange(len(face), device=device) - (torch.cumsum(rows, 0) - rows)[face] + top[face]
     at_zero = constant[:, face] + slope_y[:, face] * line + 1e-4  # a hair's breadth closes the seams
     slope = slope_x[:, face]
-    crossing = -at_zero / torch.where(slope.abs() < 1e-9, torch.full_like(slope, 1e-9), slope)
+    flat = slope.abs() < 1e-9  # such an edge bounds rows, not pixels in them
+    crossing = -at_zero / torch.where(flat, torch.ones_like(slope), slope)
     far = float(4 * width)
-    left = torch.where(slope > 0, crossing, torch.full_like(slope, -far)).amax(0)
-    right = torch.where(slope < 0, crossing, torch.full_like(slope, far)).amin(0)
+    left = torch.where((slope > 0) & ~flat, crossing, torch.full_like(slope, -far)).amax(0)
+    right = torch.where((slope < 0) & ~flat, crossing, torch.full_like(slope, far)).amin(0)
     left = left.ceil().clamp(0, width).long()
     right = right.floor().clamp(-1, width - 1).long()
 
