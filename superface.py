@@ -5,6 +5,8 @@ superface track CLIP                video → landmark track
 superface animate NAME.avatar       the avatar follows a video or a track
 superface bench NAME.avatar         speed and memory here
 superface check NAME.avatar         is it whole and true?
+superface prepare CLIPS…            videos → training shards for a teacher
+superface train SHARDS              shards → a teacher Φ
 """
 
 import argparse
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from edge.__main__ import add_commands, run_safely
 from edge.errors import InputError, MissingRuntimeError
-from training.config import MINUTES, TIERS, TRAINING_FRAMES
+from training.config import MINUTES, TEACHERS, TIERS, TRAINING_FRAMES, TeacherTraining
 
 _EXAMPLES = """\
 examples:
@@ -126,15 +128,119 @@ def _ask_consent() -> str | None:
     return f"Confirmed at the terminal: {statement}."
 
 
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_prepare)
+    parser.description = (
+        "Cuts each clip to one fixed face crop, finds its landmarks, leaves out what is lost, small, cut or blurred, "
+        "and writes WebDataset shards with a card that says what was kept and why. Goes on where it was stopped."
+    )
+    parser.add_argument("videos", nargs="+", type=Path, help="videos, or folders that are searched through")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the shards")
+    parser.add_argument("--size", type=int, default=256, help="width and height of the frames (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=300, help="most frames of a clip (default: %(default)s)")
+    parser.add_argument("--quality", type=int, default=92, help="of the JPEGs, 1 to 95 (default: %(default)s)")
+    parser.add_argument("--listing", type=Path, help="JSON of clips and boxes in CelebV-HQ's layout")
+    parser.add_argument("--licences", type=Path, help="CSV with the columns file and licence, for the card")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="end with the card as one JSON line")
+
+
+def run_prepare(arguments: argparse.Namespace) -> int:
+    """Make shards; exit code 0 when there is at least one clip in them."""
+    from training.prepare import Settings, prepare
+
+    if not (32 <= arguments.size <= 1024 and arguments.size % 16 == 0):
+        raise InputError(f"--size {arguments.size} is not possible. Give a multiple of 16 from 32 to 1024.")
+    if not 1 <= arguments.quality <= 95:
+        raise InputError(f"--quality {arguments.quality} is not possible. Give 1 to 95.")
+    card = prepare(
+        arguments.videos,
+        arguments.output,
+        settings=Settings(size=arguments.size, frames=max(2, arguments.frames), quality=arguments.quality),
+        listing=arguments.listing,
+        licences=arguments.licences,
+        workers=max(1, arguments.workers),
+    )
+    print(
+        f"{arguments.output}: {card['clips']} clips, {card['frames']} frames in {card['shards']} shards; "
+        f"{card['rejected']} clips left out (see {arguments.output / 'README.md'})",
+        file=sys.stderr if arguments.json else sys.stdout,
+    )
+    if arguments.json:
+        print(json.dumps(card))
+    return 0 if card["clips"] else 1
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    defaults = TeacherTraining()
+    parser.set_defaults(run=run_train)
+    parser.description = (
+        "Trains the paper's teacher. A run that was stopped goes on when the same command is given again. On several "
+        "GPUs: accelerate launch superface.py train …"
+    )
+    parser.add_argument("shards", type=Path, help="folder made by superface prepare")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="run folder")
+    parser.add_argument(
+        "--teacher", choices=tuple(TEACHERS), default=defaults.teacher, help="its size (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="of the whole run (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="stop this start after so long; the next one goes on")
+    parser.add_argument("--batch", type=int, default=defaults.batch, help="frame pairs a step (default: %(default)s)")
+    parser.add_argument("--parts", type=int, default=1, help="take a batch in so many parts (default: %(default)s)")
+    parser.add_argument(
+        "--rate", type=float, default=defaults.learning_rate, help="learning rate (default: %(default)s)"
+    )
+    parser.add_argument("--hold-out", default="", help="names of clips that training never sees, with commas")
+    parser.add_argument("--without", choices=("ssr", "early-infusion", "late-infusion"), help="an ablation of Table 4")
+    parser.add_argument("--precision", choices=("no", "fp16", "bf16"), help="(default: bf16 on a GPU that has it)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read frames (default: %(default)s)")
+    parser.add_argument("--validate-every", type=int, default=500, help="steps between pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train a teacher; exit code 0."""
+    from training.train_teacher import train_teacher
+
+    for name in ("steps", "batch", "parts", "rate", "minutes", "validate_every"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise InputError(f"--{name.replace('_', '-')} {value:g} is not possible. Give a number above zero.")
+    config = TeacherTraining(
+        teacher=arguments.teacher,
+        steps=arguments.steps,
+        batch=arguments.batch,
+        learning_rate=arguments.rate,
+        seed=arguments.seed,
+        hold_out=tuple(name for name in arguments.hold_out.split(",") if name),
+    )
+    if arguments.without:
+        config = replace(config, **{arguments.without.replace("-", "_"): False})
+    train_teacher(
+        arguments.shards,
+        arguments.output,
+        config,
+        precision=arguments.precision,
+        parts=arguments.parts,
+        workers=arguments.workers,
+        validate_every=arguments.validate_every,
+        minutes=arguments.minutes,
+    )
+    print(f"{arguments.output / 'teacher.safetensors'}; pictures in {arguments.output / 'validation'}")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, or 1 where a check failed, 2 for a mistake, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="superface",
         description="One photo in, a personal talking avatar out, in real time on cheap phones.",
     )
-    verbs = parser.add_subparsers(required=True, metavar="make|animate|track|bench|check")
+    verbs = parser.add_subparsers(required=True, metavar="make|animate|track|bench|check|prepare|train")
     _add_make(verbs.add_parser("make", help="photo → avatar bundle, preview and report"))
     add_commands(verbs)
+    _add_prepare(verbs.add_parser("prepare", help="videos → training shards for a teacher"))
+    _add_train(verbs.add_parser("train", help="shards → a teacher"))
     parsed = parser.parse_args(arguments)
     return run_safely(lambda: int(parsed.run(parsed)))
 

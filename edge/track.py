@@ -272,12 +272,7 @@ class Stretch(NamedTuple):
 
 
 def track_video(path: str | Path, *, landmarker: Landmarker | None = None, progress: bool = True) -> Track:
-    """The landmarks of a clip's face, frame by frame, in the coordinates of one fixed crop.
-
-    Where no face is found for up to `GAP_S` seconds, the landmarks are bridged. A longer gap, or a cut, ends
-    a stretch; the longest one is kept, and a note says which. Trembling is calmed without delay (`calm`).
-    MediaPipe smooths by itself where it looks for one face only, and takes 7 to 14 % of the lips' movement
-    with it; so it is asked for several, and the one that was largest at first is followed.
+    """The landmarks of a clip's face: `track_clip` on a file.
 
     Args:
         path: the clip.
@@ -288,8 +283,27 @@ def track_video(path: str | Path, *, landmarker: Landmarker | None = None, progr
         InputError: the clip cannot be read, shows no face, or only in pieces shorter than a second.
         MissingRuntimeError: MediaPipe or its model file is missing.
     """
-    path = Path(path)
-    clip = read_video(path)
+    return track_clip(read_video(path), landmarker=landmarker, progress=progress)
+
+
+def track_clip(clip: Clip, *, landmarker: Landmarker | None = None, progress: bool = True) -> Track:
+    """The landmarks of a clip's face, frame by frame, in the coordinates of one fixed crop.
+
+    Where no face is found for up to `GAP_S` seconds, the landmarks are bridged. A longer gap, or a cut, ends
+    a stretch; the longest one is kept, and a note says which. Trembling is calmed without delay (`calm`).
+    MediaPipe smooths by itself where it looks for one face only, and takes 7 to 14 % of the lips' movement
+    with it; so it is asked for several, and the one that was largest at first is followed.
+
+    Args:
+        clip: being read; it is read to its end.
+        landmarker: as of `track_video`.
+        progress: as of `track_video`.
+
+    Raises:
+        InputError: the clip is damaged, shows no face, or only in pieces shorter than a second.
+        MissingRuntimeError: MediaPipe or its model file is missing.
+    """
+    path = clip.path
     with ExitStack() as stack:
         finder = landmarker or stack.enter_context(Landmarker(video=True, max_faces=MOST_FACES))
         if not finder.video:

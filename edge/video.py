@@ -56,7 +56,7 @@ class Clip:
         return self.frames
 
 
-def read_video(path: str | Path, *, max_fps: float = MAX_FPS) -> Clip:
+def read_video(path: str | Path, *, max_fps: float = MAX_FPS, span: tuple[float, float] | None = None) -> Clip:
     """A clip as RGB frames at a constant rate.
 
     The rate is the clip's own average, halved (or divided by 3, 4, …) where it is over `max_fps`. A clip of
@@ -66,9 +66,10 @@ def read_video(path: str | Path, *, max_fps: float = MAX_FPS) -> Clip:
     Args:
         path: any file that FFmpeg reads.
         max_fps: highest rate delivered, frames per second.
+        span: the part to read, from and to so many seconds; default: all of it.
 
     Raises:
-        InputError: the file is missing, empty, damaged, or has no moving pictures.
+        InputError: the file is missing, empty, damaged, has no moving pictures, or none in that span.
     """
     path = Path(path)
     if not path.exists():
@@ -95,7 +96,13 @@ def read_video(path: str | Path, *, max_fps: float = MAX_FPS) -> Clip:
             frames=iter(()),
         )
         decoded = _decode(container, stream, path, clip.notes)
-        first = next(decoded)
+        if span:
+            container.seek(round(span[0] * av.time_base))
+            decoded = _within(decoded, span)
+            clip.length = max(1, round((span[1] - span[0]) * fps))
+        first = next(decoded, None)
+        if first is None:
+            raise InputError(f"{path} shows nothing between {span} seconds.")
     except BaseException:
         container.close()
         raise
@@ -160,6 +167,17 @@ def _decode(
         raise InputError(f"Not one frame of {path} can be decoded. Is the file whole? Copy or export it again.")
     if damaged:
         notes.append(f"{damaged} damaged parts of {path.name} were left out.")
+
+
+def _within(
+    decoded: Iterator[tuple[float | None, NDArray[np.uint8]]], span: tuple[float, float]
+) -> Iterator[tuple[float | None, NDArray[np.uint8]]]:
+    """The frames of a span; decoding began at a key frame before it."""
+    for time_s, image in decoded:
+        if time_s is not None and time_s >= span[1]:
+            return
+        if time_s is None or time_s >= span[0] - 1e-3:
+            yield time_s, image
 
 
 def _upright(frame: Any) -> NDArray[np.uint8]:

@@ -1,10 +1,13 @@
 """Teachers: one photo and landmarks in, frames out. One small protocol, chosen by name in `load_teacher`."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+
+from edge.errors import InputError
 
 
 class Identity(NamedTuple):
@@ -64,9 +67,28 @@ def code_version() -> str:
 
 
 def load_teacher(name: str) -> Teacher:
-    """The teacher of that name: "mesh" needs no weights and works on any photo."""
+    """The teacher of that name.
+
+    "mesh" needs no weights and works on any photo. "superface" is Φ: its weights are the file that `SUPERFACE_TEACHER`
+    names, else `teacher.safetensors` in a folder of `training.evaluators.model_folders`.
+
+    Raises:
+        InputError: when Φ's weights are nowhere.
+    """
     if name == "mesh":
         from training.teachers.mesh import MeshTeacher
 
         return MeshTeacher()
-    raise ValueError(f"There is no teacher {name!r}. Choose: mesh.")
+    if name == "superface":
+        from training.evaluators import find_network
+        from training.teachers.superface import SuperFaceTeacher
+
+        named = os.environ.get("SUPERFACE_TEACHER")
+        path = Path(named) if named else find_network("teacher.safetensors")
+        if path is None:
+            raise InputError(
+                "The superface teacher needs weights. Train some with superface train, and name the file: "
+                "SUPERFACE_TEACHER=RUN/teacher.safetensors superface make --teacher superface"
+            )
+        return SuperFaceTeacher(path)
+    raise ValueError(f"There is no teacher {name!r}. Choose: mesh, superface.")

@@ -1,0 +1,119 @@
+"""SSR, MTM and the equivariance transform: real JPEG, samples that do not touch each other, masks that tell nothing."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from edge import topology as topo
+from training.augment import (
+    REGIONS,
+    Transform,
+    degrade,
+    filter_each,
+    hidden_landmarks,
+    jpeg,
+    region_mask,
+)
+from training.drawing import mesh_edges
+
+
+@pytest.fixture(scope="module")
+def picture(portraits):
+    image = Image.open(portraits["astronaut"]).convert("RGB").crop((96, 0, 352, 256))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def psnr(one, other):
+    return float(-10 * torch.log10((one - other).square().mean()))
+
+
+@pytest.mark.parametrize("quality", [15, 40, 80])
+def test_jpeg_is_what_a_jpeg_file_is(picture, quality):
+    buffer = io.BytesIO()
+    Image.fromarray((picture[0].permute(1, 2, 0) * 255).byte().numpy()).save(buffer, "JPEG", quality=quality)
+    written = torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)[None].float() / 255
+    ours = jpeg(picture, torch.tensor([float(quality)]))
+    assert psnr(ours, written) > psnr(written, picture) + 6
+    assert abs(psnr(ours, picture) - psnr(written, picture)) < 0.4
+
+
+def test_each_image_has_its_own_quality(picture):
+    both = jpeg(picture.expand(2, -1, -1, -1), torch.tensor([10.0, 90.0]))
+    assert torch.equal(both[:1], jpeg(picture, torch.tensor([10.0])))
+    assert psnr(both[1:], picture) > psnr(both[:1], picture) + 4
+
+
+def test_a_degraded_sample_depends_on_its_own_seed_and_the_step_alone(picture):
+    pair = picture.expand(2, -1, -1, -1)
+    both = degrade(pair, [7, 8], 3, share=1.0)
+    assert torch.equal(degrade(picture, [8], 3, share=1.0)[0], both[1])
+    assert not torch.equal(both[0], both[1])
+    assert both.min() >= 0
+    assert both.max() <= 1
+    assert 14 < psnr(both, pair) < 35
+
+
+def test_a_share_of_samples_is_left_clean(picture):
+    made = degrade(picture.expand(16, -1, -1, -1), list(range(16)), 0, share=0.5)
+    clean = (made == picture).flatten(1).all(1)
+    assert 3 <= int(clean.sum()) <= 13
+
+
+def test_a_kernel_of_one_point_changes_nothing(picture):
+    kernel = torch.zeros(1, 5, 5)
+    kernel[0, 2, 2] = 1
+    assert torch.allclose(filter_each(picture, kernel), picture, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_a_transform_is_undone(seed):
+    like = torch.zeros(1)
+    places = torch.rand(1, 40, 2, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+    transform = Transform([seed], like)
+    assert torch.allclose(transform.points(transform.inverse(places)), places, atol=1e-4)
+
+
+def test_a_picture_and_its_points_are_transformed_alike():
+    """A bright dot is found where the inverse says that it went."""
+    place = torch.tensor([[[0.25, -0.4]]])
+    transform = Transform([5], place, affine=0.1, bend=0.01)
+    axis = torch.linspace(-1, 1, 128)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    dot = torch.exp(-((x - 0.25) ** 2 + (y + 0.4) ** 2) / 0.002)[None, None]
+    moved = transform.image(dot)[0, 0]
+    row, column = divmod(int(moved.argmax()), 128)
+    found = torch.tensor([axis[column], axis[row]])
+    assert torch.allclose(found, transform.inverse(place)[0, 0], atol=0.02)
+
+
+def test_the_mouths_mask_covers_the_mouth_and_spares_the_eyes(faces):
+    landmarks = torch.from_numpy(faces)
+    mask = region_mask(landmarks, 256, ("mouth",))
+    for face, hidden in zip(landmarks, mask, strict=True):
+        at = ((face[:, :2] + 1) * 127.5).round().long().clamp(0, 255)
+        inside = hidden[0, at[:, 1], at[:, 0]]
+        assert inside[torch.from_numpy(np.r_[topo.OUTER_UPPER_LIP, topo.OUTER_LOWER_LIP, topo.CHIN])].all()
+        assert not inside[torch.from_numpy(np.r_[topo.RIGHT_UPPER_LID, topo.LEFT_UPPER_LID, topo.NOSE_TIP])].any()
+
+
+def test_the_mouths_mask_does_not_follow_the_lips(faces):
+    landmarks = torch.from_numpy(faces)
+    open_mouth = landmarks.clone()
+    hidden = hidden_landmarks(("mouth",))
+    open_mouth[:, hidden] += torch.rand(2, len(hidden), 3) * 0.1
+    assert torch.equal(region_mask(landmarks, 64), region_mask(open_mouth, 64))
+
+
+def test_hidden_landmarks_hold_their_region_and_no_other():
+    mouth = set(hidden_landmarks(("mouth",)).tolist())
+    assert {*topo.OUTER_LOWER_LIP, *topo.INNER_UPPER_LIP, topo.CHIN, 61, 291} <= mouth
+    assert not mouth & {*topo.RIGHT_UPPER_LID, *topo.LEFT_BROW, topo.NOSE_TIP, topo.FOREHEAD_TOP}
+    everything = hidden_landmarks(REGIONS)
+    assert set(everything.tolist()) > mouth
+    assert int(mesh_edges()[0].max()) < topo.LANDMARKS
