@@ -59,7 +59,11 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         "--frames", type=int,
         help=f"frames of procedural motion to learn from (default: {TRAINING_FRAMES}, more for longer runs)",
     )  # fmt: skip
-    parser.add_argument("--teacher", choices=("mesh",), default="mesh", help="who animates the photo (default: mesh)")
+    parser.add_argument(
+        "--teacher", choices=("mesh", "superface"), default="mesh",
+        help="who animates the photo: mesh needs no weights; superface is the paper's, with weights that superface "
+        "train made, named by SUPERFACE_TEACHER (default: mesh)",
+    )  # fmt: skip
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
     parser.add_argument("--consent", help="who agreed to this avatar, and how; kept in the bundle")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")

@@ -25,6 +25,7 @@ from edge.spec import KEYPOINTS, SIZE
 from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_driver, load_student
 from training.config import TIERS
+from training.driver import Driver
 from training.flops import student_config, student_cost
 from training.student import Student
 from training.teachers import Identity
@@ -32,7 +33,6 @@ from training.teachers import Identity
 RANDOM_FRAMES = 64
 """Frames of seeded motion for a student of random weights."""
 
-Driver = tuple[torch.Tensor, torch.Tensor]
 """A teacher's linear map landmarks → keypoints: weight [K * 2, 478 * 3], bias [K * 2]."""
 
 
@@ -243,7 +243,7 @@ def random_driver() -> Driver:
     weight = torch.zeros(KEYPOINTS, 2, LANDMARKS, 3)
     for index, landmark in enumerate(LOCAL[:KEYPOINTS]):
         weight[index, [0, 1], int(landmark), [0, 1]] = 1
-    return weight.reshape(2 * KEYPOINTS, -1), torch.zeros(2 * KEYPOINTS)
+    return Driver(weight.reshape(2 * KEYPOINTS, -1), torch.zeros(2 * KEYPOINTS))
 
 
 def random_driving(student: Student, frames: int, seed: int) -> Driving:

@@ -22,7 +22,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from converters.cli import Driver
 from converters.report import Sheet, write_report
 from converters.student_graph import Driving, StudentGraph
 from converters.to_coreml import export_coreml
@@ -44,9 +43,11 @@ from edge.track import Track, read_driving
 from edge.video import VideoWriter
 from training.config import DistilConfig, training_frames
 from training.distill import DistilResult, RenderedTrack, distil, evaluate, print_progress, render_track
+from training.driver import Driver
+from training.evaluators import load_head_pose, load_perceptual
 from training.flops import student_cost
 from training.losses import local_boxes
-from training.metrics import Fidelity, followed
+from training.metrics import Fidelity, followed, psnr
 from training.student import Student
 from training.teachers import Identity, Teacher, load_teacher
 
@@ -182,6 +183,7 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
         training_landmarks=tracks.training,
         held_out_landmarks=tracks.held_out,
         config=config.distil,
+        **_judges(teacher),
     )
     progress = print_progress()
     extremes = render_track(
@@ -190,6 +192,8 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     hardest = evaluate(result.student, extremes, config.distil)
     fidelity = result.fidelity
     expressions = _expressions(result.student, teacher, identity, portrait)
+    if teacher.driver(identity) is None:
+        expressions |= _driver_fidelity(result, tracks.held_out)
     say(
         f"Student against teacher, held-out motion: {fidelity.psnr_db:.1f} dB PSNR, SSIM {fidelity.ssim:.3f} on a "
         f"calm speaker; {hardest.psnr_db:.1f} dB, {hardest.ssim:.3f} at the extremes; "
@@ -227,7 +231,7 @@ def lower_all(
 
     Args:
         student: bound, trained.
-        driver: the teacher's linear map.
+        driver: landmarks → keypoints of this person.
         calibration: motion of the training track.
         held_out: motion that nobody saw.
 
@@ -335,16 +339,11 @@ def _contents(
     hardest: Fidelity, expressions: dict[str, float], config: MakeConfig, licence: str, is_example: bool,
 ) -> BundleContents:  # fmt: skip
     """Everything that goes into the bundle; raises ParityError when a gate is missed."""
-    driver = teacher.driver(identity)
-    if driver is None:
-        raise InputError(f"The {teacher.name} teacher has no driver network yet.")
     students, drivers = lower_all(
-        result.student, driver, calibration=_driving(result.training), held_out=_driving(result.held_out)
+        result.student, result.driver, calibration=_driving(result.training), held_out=_driving(result.held_out)
     )
     landmarks = _golden_landmarks(portrait)
-    weight, bias = driver
-    flat = torch.from_numpy(landmarks).reshape(len(landmarks), -1)
-    keypoints = (flat @ weight.T + bias).reshape(len(landmarks), -1, 2)
+    keypoints = result.driver(torch.from_numpy(landmarks))
     local = torch.from_numpy(landmarks[:, LOCAL, :2])
     graph = StudentGraph(result.student)
     with torch.no_grad():
@@ -379,6 +378,34 @@ def _contents(
         licences={"photo": licence, "graphs": "those of the photo; the software is Apache-2.0"},
         consent="The photo is in the public domain." if is_example else (config.consent or CONSENT),
     )
+
+
+def _judges(teacher: Teacher) -> dict[str, Any]:
+    """What a trained teacher delivers beside frames: its discriminator, and the networks behind L_P and L_H."""
+    if teacher.discriminator is None:
+        return {}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    perceptual, head_pose = load_perceptual(device), load_head_pose(device)
+    seen = perceptual.card if perceptual else "none at hand"
+    say(f"  judges: its discriminator; perceptual: {seen}; head pose: {'FSA-Net' if head_pose else 'none at hand'}")
+    maps = perceptual.maps if perceptual else None
+    return {"discriminator": teacher.discriminator, "perceptual": maps, "head_pose": head_pose}
+
+
+@torch.no_grad()
+def _driver_fidelity(result: DistilResult, landmarks: npt.NDArray[np.float32]) -> dict[str, float]:
+    """How far the fitted driver is from the teacher's keypoints on held-out motion, in keypoints and in frames."""
+    wanted = torch.from_numpy(np.array(result.held_out.keypoints))
+    found = result.driver(torch.from_numpy(np.array(landmarks, dtype=np.float32)))
+    local = torch.from_numpy(np.array(result.held_out.local_landmarks))
+    rows = np.linspace(0, len(wanted) - 1, 16).astype(int)
+    pairs = [
+        psnr(result.student(found[i : i + 1], local[i : i + 1]), result.student(wanted[i : i + 1], local[i : i + 1]))
+        for i in rows
+    ]
+    error, psnr_db = float((found - wanted).norm(dim=-1).mean()), float(torch.cat(pairs).mean())
+    say(f"  driver against the teacher: {error * SIZE / 2:.2f} pixels a keypoint, {psnr_db:.1f} dB in frames")
+    return {"driver_error": error, "driver_psnr_db": psnr_db}
 
 
 @torch.no_grad()

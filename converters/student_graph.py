@@ -15,6 +15,7 @@ from torch import nn
 from edge.errors import InputError
 from edge.spec import KEYPOINTS, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
 from edge.topology import LANDMARKS, LOCAL
+from training.driver import Driver
 from training.student import Student
 
 
@@ -63,39 +64,48 @@ class StudentGraph(nn.Module):
 
 
 class DriverGraph(nn.Module):
-    """landmarks [1, 478, 3] → (keypoints [1, K, 2], local landmarks [1, M, 2]): one small exact product."""
+    """landmarks [1, 478, 3] → (keypoints [1, K, 2], local landmarks [1, M, 2]): a small product or two."""
 
     columns: torch.Tensor
     weight: torch.Tensor
     bias: torch.Tensor
+    inner: torch.Tensor
+    inner_bias: torch.Tensor
+    outer: torch.Tensor
     local: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor):
-        """A teacher's linear map (`Teacher.driver`).
-
-        Args:
-            weight: float32 [K * 2, 478 * 3].
-            bias: float32 [K * 2].
+    def __init__(self, driver: Driver):
+        """Wrap a driver.
 
         Raises:
-            InputError: when the map has another shape or is not finite.
+            InputError: when it has another shape or is not finite.
         """
         super().__init__()
+        weight, bias = driver.weight, driver.bias
         shape = (2 * KEYPOINTS, 3 * LANDMARKS)
-        if weight.shape != shape or bias.shape != shape[:1] or not torch.isfinite(weight).all():
-            raise InputError(f"The teacher's driver is {tuple(weight.shape)}, not a finite map {shape}.")
+        finite = all(torch.isfinite(part).all() for part in driver if part is not None)
+        if weight.shape != shape or bias.shape != shape[:1] or not finite:
+            raise InputError(f"The driver is {tuple(weight.shape)}, not a finite map {shape}.")
         # Most landmarks move no keypoint; columns of zeros stay at home.
-        columns = weight.any(0).nonzero().flatten()
+        rows = weight if driver.inner is None else torch.cat([weight, driver.inner])
+        columns = rows.any(0).nonzero().flatten()
         self.register_buffer("columns", columns)
         self.register_buffer("weight", weight[:, columns].T.contiguous().float())
         self.register_buffer("bias", bias.float())
+        self.hidden = driver.inner is not None
+        if driver.inner is not None and driver.inner_bias is not None and driver.outer is not None:
+            self.register_buffer("inner", driver.inner[:, columns].T.contiguous().float())
+            self.register_buffer("inner_bias", driver.inner_bias.float())
+            self.register_buffer("outer", driver.outer.T.contiguous().float())
         self.register_buffer("local", torch.from_numpy(LOCAL))
 
     def forward(self, landmarks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One frame."""
         seen = landmarks.flatten(1).index_select(1, self.columns)
-        keypoints = (seen @ self.weight + self.bias).reshape(1, KEYPOINTS, 2)
-        return keypoints, landmarks.index_select(1, self.local)[:, :, :2]
+        keypoints = seen @ self.weight + self.bias
+        if self.hidden:
+            keypoints = keypoints + torch.relu(seen @ self.inner + self.inner_bias) @ self.outer
+        return keypoints.reshape(1, KEYPOINTS, 2), landmarks.index_select(1, self.local)[:, :, :2]
 
     @staticmethod
     def example_inputs() -> tuple[torch.Tensor]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters.cli import Driver, conclude, load_source, parse_arguments, run_script
+from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
 from converters.quantize import QUANTIZED_PARTS, importing, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
@@ -27,6 +27,7 @@ from edge.bundle import SYNTHETIC_MEDIA, Lowered
 from edge.errors import InputError, ParityError
 from edge.runtimes import engine, load_graph
 from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE, TensorSpec
+from training.driver import Driver
 from training.student import Student
 
 TARGETS = ("iOS16", "iOS17", "iOS18")
@@ -62,7 +63,7 @@ def export_coreml(
 
     Args:
         student: bound, trained; not changed.
-        driver: the teacher's linear map (`Teacher.driver`).
+        driver: landmarks → keypoints of this person.
         calibration: motion of the training track, which sets the int8 ranges.
         held_out: motion that neither training nor calibration saw; the parity is measured on it.
         precisions: of `PRECISIONS`.
@@ -280,7 +281,7 @@ class PixelGraph(nn.Module):
 
 
 def _export_driver(driver: Driver, target: str) -> Lowered:
-    graph = DriverGraph(*driver)
+    graph = DriverGraph(driver)
     model = convert(graph, (LANDMARKS_IN,), (KEYPOINTS_IN.name, LOCAL_IN.name), target, "fp32")
     describe(model, "", "fp32")
     with tempfile.TemporaryDirectory() as folder:
@@ -291,9 +292,9 @@ def _export_driver(driver: Driver, target: str) -> Lowered:
         got = load_graph("coreml", package)(**{LANDMARKS_IN.name: landmarks.numpy()})
         for wanted, found in zip(graph(landmarks), got, strict=True):
             if np.abs(wanted.numpy() - found).max() > 1e-4:
-                raise ParityError("The driver in Core ML differs from the teacher's map. Nothing was written.")
+                raise ParityError("The driver in Core ML differs from torch's. Nothing was written.")
         body = read_package(package)
-        return Lowered("coreml", "fp32", "driver.mlpackage", body, note="the teacher's map to rounding")
+        return Lowered("coreml", "fp32", "driver.mlpackage", body, note="torch's to rounding")
 
 
 def _digest(student: Student) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters.cli import Driver, conclude, load_source, parse_arguments, run_script
+from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
 from converters.quantize import QUANTIZED_PARTS, importing, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
@@ -30,6 +30,7 @@ from edge.bundle import Lowered
 from edge.errors import BundleError, InputError, ParityError
 from edge.runtimes import Runtime, engine, load_graph
 from edge.spec import LANDMARKS_IN, SIZE
+from training.driver import Driver
 from training.student import Painted, Student
 
 TARGETS = {"xnnpack": ("fp32", "int8"), "vulkan": ("fp16",), "coreml": ("fp16",)}
@@ -74,7 +75,7 @@ def export_executorch(
 
     Args:
         student: bound, trained; not changed.
-        driver: the teacher's linear map (`Teacher.driver`).
+        driver: landmarks → keypoints of this person.
         calibration: motion of the training track, which sets the int8 ranges.
         held_out: motion that neither training nor calibration saw; the parity is measured on it.
         precisions: of `TARGETS[target]`; default: all of them.
@@ -353,15 +354,15 @@ def _written(body: bytes, folder: Path) -> Path:
 
 def _export_driver(driver: Driver) -> Lowered:
     """The teacher's linear map; raises ParityError when ExecuTorch disagrees with torch by more than rounding."""
-    graph = DriverGraph(*driver)
+    graph = DriverGraph(driver)
     program = lower(graph, graph.example_inputs(), "driver")
     landmarks = torch.rand(LANDMARKS_IN.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with tempfile.TemporaryDirectory() as folder:
         run = load_graph("executorch", _written(program.body, Path(folder)))
         for wanted, found in zip(graph(landmarks), run(**{LANDMARKS_IN.name: landmarks.numpy()}), strict=True):
             if np.abs(wanted.numpy() - found).max() > 1e-5:
-                raise ParityError("The driver in ExecuTorch differs from the teacher's map. Nothing was written.")
-    return _lowered("fp32", "driver.pte", program)._replace(note="the teacher's map to rounding")
+                raise ParityError("The driver in ExecuTorch differs from torch's. Nothing was written.")
+    return _lowered("fp32", "driver.pte", program)._replace(note="torch's to rounding")
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from converters.cli import Driver, conclude, load_source, parse_arguments, run_script
+from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
 from converters.quantize import QUANTIZED_PARTS, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
@@ -26,6 +26,7 @@ from edge.bundle import Lowered
 from edge.errors import InputError, ParityError
 from edge.runtimes import engine
 from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE
+from training.driver import Driver
 from training.student import Student
 
 OPSET = 20
@@ -50,7 +51,7 @@ def export_onnx(
 
     Args:
         student: bound, trained; not changed.
-        driver: the teacher's linear map (`Teacher.driver`).
+        driver: landmarks → keypoints of this person.
         calibration: keypoints of the training track, which set the int8 ranges.
         held_out: keypoints that neither training nor calibration saw; the parity is measured on these.
         precisions: of `PRECISIONS`.
@@ -99,8 +100,8 @@ def export_onnx(
     students = [makers[precision]() for precision in PRECISIONS if precision in precisions]
     if driver is None:
         return students, None
-    body = {"driver.onnx": export_driver(*driver)}
-    return students, Lowered("onnx", "fp32", "driver.onnx", body, note="the teacher's map to rounding")
+    body = {"driver.onnx": export_driver(driver)}
+    return students, Lowered("onnx", "fp32", "driver.onnx", body, note="torch's to rounding")
 
 
 def lint(model: onnx.ModelProto) -> None:
@@ -138,20 +139,20 @@ def halve(model: bytes) -> bytes:
     return bytes(halved.SerializeToString())
 
 
-def export_driver(weight: torch.Tensor, bias: torch.Tensor) -> bytes:
-    """The teacher's linear map [K * 2, 478 * 3], [K * 2] as ONNX: landmarks → keypoints, local landmarks.
+def export_driver(driver: Driver) -> bytes:
+    """A driver as ONNX: landmarks → keypoints, local landmarks.
 
     Raises:
         ParityError: when ONNX Runtime disagrees with torch by more than rounding.
     """
-    graph = DriverGraph(weight, bias)
+    graph = DriverGraph(driver)
     model = export_graph(graph, (LANDMARKS_IN.name,), (KEYPOINTS_IN.name, LOCAL_IN.name))
     landmarks = torch.rand(LANDMARKS_IN.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for expected, got in zip(
         graph(landmarks), run_onnx(model, [{LANDMARKS_IN.name: landmarks.numpy()}])[0], strict=True
     ):
         if np.abs(expected.numpy() - got).max() > 1e-5:
-            raise ParityError("The driver in ONNX differs from the teacher's map. Nothing was written.")
+            raise ParityError("The driver in ONNX differs from torch's. Nothing was written.")
     return model
 
 

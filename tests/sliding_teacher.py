@@ -10,7 +10,7 @@ from training.teachers import Identity, Rendering
 
 
 class SlidingTeacher:
-    name, version = "sliding", "1"
+    name, version, discriminator = "sliding", "1", None
 
     def prepare(self, source_image: torch.Tensor, source_landmarks: torch.Tensor) -> Identity:
         keypoints = source_landmarks[torch.from_numpy(LOCAL[2 : 2 + KEYPOINTS])]

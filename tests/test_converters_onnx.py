@@ -22,6 +22,7 @@ from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.to_onnx import export_onnx, fold_unshuffle, lint, pack_pictures, run_onnx, use_fast_warp
 from edge.errors import InputError, ParityError
 from edge.topology import LOCAL
+from training.driver import Driver
 
 ROOT = Path(__file__).parents[1]
 
@@ -192,7 +193,7 @@ def test_refusals(random_student, driving):
     with pytest.raises(InputError, match="fp32, fp16, int8, not fp8"):
         export_onnx(random_student, None, calibration=driving[1], held_out=driving[2], precisions=["fp8"])
     with pytest.raises(InputError, match="not a finite map"):
-        DriverGraph(torch.zeros(3, 3), torch.zeros(3))
+        DriverGraph(Driver(torch.zeros(3, 3), torch.zeros(3)))
 
 
 def test_a_student_of_nan_is_refused(random_student):

@@ -79,6 +79,14 @@ def test_a_transform_is_undone(seed):
     assert torch.allclose(transform.points(transform.inverse(places)), places, atol=1e-4)
 
 
+def test_no_transform_leads_astray():
+    """One in some hundreds folds in a corner: its inverse must not run to infinity, as it once did in a training."""
+    places = torch.tensor([[[-0.9, 0.9], [0.95, 0.95], [0.0, 0.0], [-0.95, -0.9]]]).expand(3000, -1, -1)
+    found = Transform(list(range(3000)), places).inverse(places)
+    assert torch.isfinite(found).all()
+    assert found.abs().max() <= 2
+
+
 def test_a_picture_and_its_points_are_transformed_alike():
     """A bright dot is found where the inverse says that it went."""
     place = torch.tensor([[[0.25, -0.4]]])

@@ -101,3 +101,41 @@ def test_what_is_no_teacher_is_refused(weights, tmp_path, monkeypatch):
         load_teacher("superface")
     monkeypatch.setenv("SUPERFACE_TEACHER", str(weights))
     assert load_teacher("superface").name == "superface"
+
+
+def test_a_student_is_distilled_from_it(bound, faces, tmp_path, monkeypatch):
+    """Frames, keypoints, features, discriminator and head pose all reach the student, and a driver is fitted."""
+    import json
+
+    from edge.library import procedural_track, train_seed
+    from training.config import TIERS, DistilConfig, LossWeights
+    from training.distill import distil
+
+    monkeypatch.setattr("training.distill.HISTORY_EVERY_S", 0)
+    teacher, identity = bound
+    landmarks = procedural_track(faces[0], seed=train_seed(2), seconds=2.0, style="training").landmarks[::5]
+    landmarks = landmarks.astype("float32")
+    asked = []
+
+    def head_pose(frames, points):
+        asked.append(frames.shape)
+        return frames.mean((2, 3)) * 90
+
+    result = distil(
+        identity,
+        teacher,
+        tmp_path,
+        training_landmarks=landmarks[:8],
+        held_out_landmarks=landmarks[8:],
+        config=DistilConfig(gflops=TIERS["nano"], steps=12, batch=2, weights=LossWeights(local=4.0)),
+        discriminator=teacher.discriminator,
+        head_pose=head_pose,
+        progress=lambda *_: None,
+    )
+    assert result.driver.inner is not None
+    error = (result.driver(torch.from_numpy(landmarks[:8])) - torch.from_numpy(result.training.keypoints)).norm(dim=-1)
+    assert error.mean() < 0.02
+    assert asked
+    assert set(asked) == {torch.Size([2, 3, SIZE, SIZE])}
+    notes = [json.dumps(entry) for entry in result.history]
+    assert any('"gan"' in note for note in notes)

@@ -114,7 +114,7 @@ def test_a_batch_in_parts_is_the_batch(shards, tmp_path):
     one = train(shards, tmp_path / "one", config).state_dict()
     two = train(shards, tmp_path / "two", config, parts=2).state_dict()
     # Adam's first step is a sign: a gradient near zero may fall on either side.
-    assert np.mean([float((one[name] - two[name]).abs().mean()) for name in one]) < 2e-6
+    assert np.mean([float((one[name] - two[name]).abs().mean()) for name in one]) < 1e-5
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from edge.errors import InputError
 from training.config import StudentConfig
+from training.driver import Driver
 from training.student import Student
 
 DRIVER = "driver.safetensors"
@@ -71,13 +72,13 @@ def load_student(path: Path) -> tuple[Student, dict[str, Any]]:
     return student.eval(), record
 
 
-def save_driver(folder: Path, driver: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """Write a teacher's linear map beside the student: weight [K * 2, 478 * 3] and bias [K * 2]."""
-    save_tensors(folder / DRIVER, dict(zip(("weight", "bias"), driver, strict=True)), {})
+def save_driver(folder: Path, driver: Driver) -> None:
+    """Write a driver beside the student."""
+    save_tensors(folder / DRIVER, {name: part for name, part in driver._asdict().items() if part is not None}, {})
 
 
-def load_driver(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The linear map that lies in a run folder, or None.
+def load_driver(folder: Path) -> Driver | None:
+    """The driver that lies in a run folder, or None.
 
     Raises:
         InputError: when the file is damaged.
@@ -85,6 +86,6 @@ def load_driver(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
     if not (folder / DRIVER).exists():
         return None
     tensors, _ = load_tensors(folder / DRIVER)
-    if set(tensors) != {"weight", "bias"}:
+    if set(tensors) not in ({"weight", "bias"}, set(Driver._fields)):
         raise InputError(f"{folder / DRIVER} is no driver of this version. Make the avatar again.")
-    return tensors["weight"], tensors["bias"]
+    return Driver(**tensors)

@@ -8,6 +8,8 @@ What the teacher delivers, and the switch of `DistilConfig` that takes it away (
     motion field           motion_field    the motion network learns it before any pixel is compared
     discriminator          pass `discriminator`; a teacher without one delivers none
 
+Perceptual and head pose loss need networks, which are passed likewise.
+
 What it does: renders the tracks once into the run folder; fits the basis fields in closed form; teaches the motion
 network alone; then trains everything end to end on pixels. What it does not: landmarks, retargeting, export.
 
@@ -25,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_tensors, save_driver, save_student, save_tensors
 from training.config import DistilConfig
+from training.driver import Driver, fit_driver
 from training.flops import student_config
 from training.layers import (
     extend_field,
@@ -49,13 +52,15 @@ from training.layers import (
     moving_cells,
     refine_layers,
 )
-from training.losses import Discriminator, Features, motion_loss, student_loss
+from training.losses import Discriminator, Features, HeadPose, motion_loss, student_loss
 from training.metrics import Fidelity, FidelityMeter
 from training.student import Student, Window
 from training.teachers import Identity, Teacher
 
 CHUNK = 16
 """Frames that the teacher renders at once; a killed run repeats one chunk at most."""
+WHOLE_EVERY = 8
+"""Steps from one whole frame to the next, where a head pose is compared."""
 MARGIN = 16
 """Pixels painted around a training window and not compared."""
 CELL_PX = SIZE // FIELD
@@ -89,6 +94,8 @@ class DistilResult(NamedTuple):
 
     student: Student
     """Averaged (EMA) weights, bound, in evaluation mode, on the CPU; also in `student.safetensors`."""
+    driver: Driver
+    """Landmarks → keypoints: the teacher's own, or fitted to the training track; also in `driver.safetensors`."""
     fidelity: Fidelity
     """Against the teacher on the held-out track."""
     history: list[dict[str, Any]]
@@ -324,6 +331,7 @@ def distil(
     config: DistilConfig | None = None,
     perceptual: Features | None = None,
     discriminator: Discriminator | None = None,
+    head_pose: HeadPose | None = None,
     progress: Progress | None = None,
 ) -> DistilResult:
     """A student of this person, taught by this teacher on these tracks.
@@ -338,6 +346,7 @@ def distil(
         config: sizes, time and switches.
         perceptual: feature maps for L_P, where a network is at hand; weighed by `config.weights.perceptual`.
         discriminator: for L_G, where the teacher delivers one.
+        head_pose: for L_H, where a network is at hand; then every eighth step paints whole frames.
         progress: default: a bar on a terminal, plain lines elsewhere.
 
     Returns:
@@ -431,7 +440,8 @@ def distil(
             loss = motion_loss(motion, targets.field[rows].to(device), batch.occlusion, targets.moving[rows].to(device))
             note: dict[str, float] = {}
         else:
-            window, around = _window(step, config)
+            whole = head_pose is not None and step % WHOLE_EVERY == 0
+            window, around = _window(step, replace(config, window=SIZE) if whole else config)
             batch = _load(training._replace(frames=window.of(training.frames)), rows, student, config)
             features = student.distributor(volume)
             inner = slice(window.top - around.top, window.top - around.top + window.size)
@@ -441,9 +451,10 @@ def distil(
                 batch.frames,
                 batch.local_landmarks,
                 config.weights,
-                window=window,
+                window=None if whole else window,
                 perceptual=perceptual,
                 discriminator=discriminator,
+                head_pose=head_pose,
             )
             # The delivered field keeps holding the motion network while pixels pull at it.
             loss = terms.total
@@ -493,14 +504,17 @@ def distil(
     student = student.cpu().to(memory_format=torch.contiguous_format).eval()
     fidelity = evaluate(student, held_out, config)
     _write_json(run_folder / "history.json", history)
-    if driver := teacher.driver(identity):
-        save_driver(run_folder, driver)
+    driver = teacher.driver(identity)
+    if driver is None:
+        tracked = torch.from_numpy(np.array(training_landmarks, dtype=np.float32))
+        driver = fit_driver(tracked, torch.from_numpy(np.array(training.keypoints)))
+    save_driver(run_folder, driver)
     save_student(
         run_folder / "student.safetensors",
         student,
         {"teacher": teacher.name, "distil": asdict(config), "fidelity": fidelity._asdict(), "steps": step},
     )
-    return DistilResult(student, fidelity, history, training, held_out, seconds, step)
+    return DistilResult(student, driver, fidelity, history, training, held_out, seconds, step)
 
 
 def _track_id(run_folder: Path) -> str:

@@ -17,6 +17,7 @@ from edge import topology as topo
 from edge.spec import SIZE
 from training.config import LossWeights
 from training.student import Motion, Window
+from training.teachers import Discriminator
 
 
 def _rows(*landmarks: Iterable[int]) -> torch.Tensor:
@@ -30,8 +31,8 @@ LIPS = _rows([topo.RIGHT_MOUTH_CORNER, topo.LEFT_MOUTH_CORNER], topo.OUTER_UPPER
 
 Features = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 """Frames in, feature maps of several depths out: the perceptual network, where one is at hand."""
-Discriminator = Callable[[torch.Tensor], torch.Tensor]
-"""Frames in, realness out (1 = real): the teacher's discriminator, where it delivers one."""
+HeadPose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Whole frames and landmarks in, yaw, pitch and roll in degrees [N, 3] out, where such a network is at hand."""
 
 
 class Terms(NamedTuple):
@@ -44,6 +45,7 @@ class Terms(NamedTuple):
     sharpness: torch.Tensor
     perceptual: torch.Tensor
     gan: torch.Tensor
+    head_pose: torch.Tensor
 
 
 def local_boxes(local_landmarks: torch.Tensor, size: int, *, margin: float = 0.35) -> torch.Tensor:
@@ -112,6 +114,15 @@ def gan_loss(discriminator: Discriminator, frames: torch.Tensor) -> torch.Tensor
     return (discriminator(frames) - 1).square().mean()
 
 
+def head_pose_loss(
+    head_pose: HeadPose, frames: torch.Tensor, teacher_frames: torch.Tensor, local_landmarks: torch.Tensor
+) -> torch.Tensor:
+    """L_H: mean absolute difference of the pose seen in whole frames, in degrees."""
+    with torch.no_grad():
+        wanted = head_pose(teacher_frames, local_landmarks)
+    return (head_pose(frames, local_landmarks) - wanted).abs().mean()
+
+
 def motion_loss(motion: Motion, field: torch.Tensor, occlusion: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
     """Delivered motion, in pixels of the frame.
 
@@ -135,10 +146,11 @@ def student_loss(
     window: Window | None = None,
     perceptual: Features | None = None,
     discriminator: Discriminator | None = None,
+    head_pose: HeadPose | None = None,
 ) -> Terms:
     """All terms of a batch; those that need a network are zero where none is given.
 
-    With a window, both `frames` and `teacher_frames` show that part alone.
+    With a window, both `frames` and `teacher_frames` show that part alone, and no head pose is compared.
     """
     boxes = local_boxes(local_landmarks, SIZE)
     if window:
@@ -150,11 +162,13 @@ def student_loss(
     sharpness = sharpness_loss(frames, teacher_frames)
     seen = perceptual_loss(perceptual, frames, teacher_frames) if perceptual else none
     real = gan_loss(discriminator, frames) if discriminator else none
+    turned = head_pose_loss(head_pose, frames, teacher_frames, local_landmarks) if head_pose and not window else none
     total = (
         weights.reconstruction * (reconstruction + multi_scale)
         + weights.local * local
         + weights.sharpness * sharpness
         + weights.perceptual * seen
         + weights.gan * real
+        + weights.head_pose * turned
     )
-    return Terms(total, reconstruction, multi_scale, local, sharpness, seen, real)
+    return Terms(total, reconstruction, multi_scale, local, sharpness, seen, real, turned)

@@ -53,6 +53,8 @@ from training.teacher_losses import (
 VERSION = 1
 """Of the checkpoint; a reader refuses a newer one."""
 VALIDATION_PAIRS = 6
+LONGEST_GRADIENT = 100.0
+"""Norm to which the teacher's gradient is cut: one odd pair must not undo a thousand."""
 
 
 class Networks(NamedTuple):
@@ -289,6 +291,11 @@ def train_teacher(
                         if not torch.isfinite(loss):
                             raise InputError(_not_finite(step, terms, batch, run_folder))
                         accelerator.backward(loss)
+                        if accelerator.sync_gradients:
+                            norm = accelerator.clip_grad_norm_(models.teacher.parameters(), LONGEST_GRADIENT)
+                            # In fp16 the scaler meets infinities and skips such a step by itself.
+                            if precision != "fp16" and not torch.isfinite(norm):
+                                raise InputError(_not_finite(step, terms, batch, run_folder))
                         optimisers[0].step()
                         with accelerator.autocast():
                             found = models.regressor(batch.driving.image)
@@ -374,7 +381,7 @@ def _halves(judgement: Any) -> tuple[Any, Any]:
 
 
 def _not_finite(step: int, terms: TeacherTerms, batch: Step, run_folder: Path) -> str:
-    wrong = [name for name, value in terms._asdict().items() if not torch.isfinite(value)]
+    wrong = [name for name, value in terms._asdict().items() if not torch.isfinite(value)] or ["the gradient"]
     return (
         f"Step {step}: {', '.join(wrong)} is not a finite number (samples of the seeds {batch.seeds}). The last good "
         f"checkpoint in {run_folder / 'checkpoints'} is kept; go on from it with a smaller learning rate."

@@ -2,12 +2,17 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from edge.errors import InputError
+from training.driver import Driver
+
+Discriminator = Callable[[torch.Tensor], torch.Tensor]
+"""Frames of 512 px, or square windows of them, in; realness out (1 = real)."""
 
 
 class Identity(NamedTuple):
@@ -45,6 +50,9 @@ class Teacher(Protocol):
     version: str
     """Another one for whatever would draw another frame: code, weights. Frames cached by another are not used."""
 
+    discriminator: Discriminator | None
+    """For the student's L_G, where the teacher was trained against one."""
+
     def prepare(self, source_image: torch.Tensor, source_landmarks: torch.Tensor) -> Identity:
         """Bind a photo: image float32 [3, 512, 512] in 0..1 and its landmarks float32 [478, 3]."""
         ...
@@ -53,8 +61,8 @@ class Teacher(Protocol):
         """Animate: landmarks float32 [N, 478, 3], already retargeted to this person."""
         ...
 
-    def driver(self, identity: Identity) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """The exact linear map landmarks → keypoints where there is one: weight [K*2, 478*3], bias [K*2]."""
+    def driver(self, identity: Identity) -> Driver | None:
+        """The exact map landmarks → keypoints where there is one; else distillation fits one to the track."""
         ...
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from edge import topology as topo
 from edge.motion import fit_similarity
 from edge.spec import FIELD, KEYPOINTS, SIZE
+from training.driver import Driver
 from training.teachers import Identity, Rendering, code_version
 from training.teachers.proxy import (
     EYES,
@@ -47,6 +48,7 @@ class MeshTeacher:
     """Animates any photo that has landmarks (see the top of this file)."""
 
     name = "mesh"
+    discriminator = None
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
@@ -68,13 +70,13 @@ class MeshTeacher:
         keypoints = torch.from_numpy(proxy.keypoint_weights @ source_landmarks.cpu().numpy()[topo.STABLE])
         return Identity(source_image, source_landmarks, keypoints, source_image[:, None], proxy)
 
-    def driver(self, identity: Identity) -> tuple[torch.Tensor, torch.Tensor]:
-        """Landmarks → 2-D keypoints as an exact linear map: weight float32 [K*2, 478*3] and bias [K*2]."""
+    def driver(self, identity: Identity) -> Driver:
+        """Landmarks → 2-D keypoints as an exact linear map."""
         weights = identity.binding.keypoint_weights
         full = np.zeros((KEYPOINTS, 2, topo.LANDMARKS, 3), np.float32)
         for axis in (0, 1):
             full[:, axis, topo.STABLE, axis] = weights
-        return torch.from_numpy(full.reshape(KEYPOINTS * 2, -1)), torch.zeros(KEYPOINTS * 2)
+        return Driver(torch.from_numpy(full.reshape(KEYPOINTS * 2, -1)), torch.zeros(KEYPOINTS * 2))
 
     @torch.no_grad()
     def render(self, identity: Identity, landmarks: torch.Tensor) -> Rendering:

@@ -109,7 +109,7 @@ class SuperFaceTeacher:
         return Rendering(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
     def driver(self, identity: Identity) -> None:
-        """None: no linear map gives MEM's keypoints; distillation fits a network (training.driver)."""
+        """None: no exact map gives MEM's keypoints; distillation fits one (training.driver)."""
         return
 
     @property
