@@ -7,6 +7,7 @@ superface bench NAME.avatar         speed and memory here
 superface check NAME.avatar         is it whole and true?
 superface prepare CLIPS…            videos → training shards for a teacher
 superface train SHARDS              shards → a teacher Φ
+superface evaluate SHARDS           teachers compared on clips that training left out
 """
 
 import argparse
@@ -234,17 +235,50 @@ def run_train(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run_evaluate)
+    parser.description = (
+        "Teachers on clips that none of them was trained on: the same person back, another person's motion, and "
+        "degraded sources. Networks behind LPIPS and CSIM are looked for in the folder that SUPERFACE_MODELS names."
+    )
+    parser.add_argument("shards", type=Path, help="folder made by superface prepare")
+    parser.add_argument("--clips", required=True, help="names of left-out clips, with commas")
+    parser.add_argument("--teachers", default="mesh,superface", help="with commas (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=16, help="driving frames of each clip (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for figures and pictures")
+    parser.add_argument("--json", action="store_true", help="end with the figures as one JSON line")
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Compare teachers; exit code 0."""
+    from training.evaluate import evaluate_teachers, table
+    from training.teachers import load_teacher
+
+    names = arguments.teachers.split(",")
+    if unknown := sorted(set(names) - {"mesh", "superface"}):
+        raise InputError(f"There is no teacher {unknown[0]!r}. Choose of mesh and superface.")
+    teachers = {name: load_teacher(name) for name in names}
+    result = evaluate_teachers(
+        teachers, arguments.shards, arguments.clips.split(","), arguments.output, frames=max(2, arguments.frames)
+    )
+    print(table(result), file=sys.stderr if arguments.json else sys.stdout)
+    if arguments.json:
+        print(json.dumps(result))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, or 1 where a check failed, 2 for a mistake, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="superface",
         description="One photo in, a personal talking avatar out, in real time on cheap phones.",
     )
-    verbs = parser.add_subparsers(required=True, metavar="make|animate|track|bench|check|prepare|train")
+    verbs = parser.add_subparsers(required=True, metavar="make|animate|track|bench|check|prepare|train|evaluate")
     _add_make(verbs.add_parser("make", help="photo → avatar bundle, preview and report"))
     add_commands(verbs)
     _add_prepare(verbs.add_parser("prepare", help="videos → training shards for a teacher"))
     _add_train(verbs.add_parser("train", help="shards → a teacher"))
+    _add_evaluate(verbs.add_parser("evaluate", help="teachers compared on left-out clips"))
     parsed = parser.parse_args(arguments)
     return run_safely(lambda: int(parsed.run(parsed)))
 

@@ -89,9 +89,7 @@ def write_report(
         (f"{size / 1e6:.1f} MB", "the whole bundle"),
     ]
     if "driver_psnr_db" in figures:
-        tiles.append(
-            (f"{figures['driver_psnr_db']:.1f} dB", "frames by the driver against the teacher's keypoints")
-        )
+        tiles.append((f"{figures['driver_psnr_db']:.1f} dB", "frames by the driver against the teacher's keypoints"))
     parts = [
         f"<h1>{html.escape(manifest.name)}</h1>",
         f'<p class="lead">A talking avatar from one photo; teacher: {html.escape(manifest.teacher)}. '
