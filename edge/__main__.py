@@ -4,6 +4,7 @@
 """
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -36,13 +37,18 @@ def run_safely(command: Callable[[], int]) -> int:
     except SuperFaceError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("Stopped; nothing half-written was left.", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # Whoever read our output has had enough, as `head` has; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print("Stopped; nothing half-written was left.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        print(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}.", file=sys.stderr)
+        return 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

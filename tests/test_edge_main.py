@@ -1,5 +1,6 @@
 """The runtime's command line: files out, sentences for mistakes, exit codes."""
 
+import errno
 import json
 import os
 import re
@@ -109,3 +110,21 @@ def test_as_a_module():
     )
     for verb in ("animate", "track", "bench", "check"):
         assert verb in done.stdout
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_is_told_in_a_sentence(number, capsys):
+    def full():
+        raise OSError(number, os.strerror(number), "out.mp4")
+
+    assert cli.run_safely(full) == 2
+    said = capsys.readouterr().err
+    assert "out.mp4 cannot be written or read" in said
+
+
+def test_an_error_of_ours_is_not_hidden():
+    def broken():
+        raise OSError(errno.EBADF, "a bug")
+
+    with pytest.raises(OSError, match="a bug"):
+        cli.run_safely(broken)

@@ -58,3 +58,8 @@ def test_record_is_json_in_the_header(tmp_path):
     raw = path.read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     assert json.loads(header["__metadata__"]["record"]) == {"steps": 3}
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"):
+        save_tensors(tmp_path / "nowhere" / "a.safetensors", {"a": torch.zeros(2)}, {})

@@ -188,6 +188,11 @@ def test_a_checkpoint_from_a_newer_version_is_refused(trained, shards, tmp_path)
         train(shards, tmp_path / "run", replace(TINY, steps=6))
 
 
+def test_frames_that_are_too_small_are_refused(shards, tmp_path):
+    with pytest.raises(InputError, match="64 px, and teacher_small draws 128 px"):
+        train(shards, tmp_path / "run", replace(TINY, teacher="teacher_small"))
+
+
 def test_a_batch_that_cannot_be_split_is_refused(shards, tmp_path):
     with pytest.raises(InputError, match="cannot be split"):
         train(shards, tmp_path / "run", replace(TINY, batch=3), parts=2)

@@ -25,12 +25,14 @@ DRIVER = "driver.safetensors"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON record to one file, all or nothing."""
+    """Write tensors and a JSON record to one file, all or nothing; raises InputError where that is not possible."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(plain, temporary, metadata={"record": json.dumps(record)})
         os.replace(temporary, path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be written ({error}). Is the disk full, or not yours to write?") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ POINTS_PER_EDGE = {"mesh": 12, "contour": 16}
 
 
 @lru_cache
-def mesh_edges() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def mesh_edges(device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """MediaPipe's topology of 478 points as three groups of edges, int64 [E, 2] each.
 
     The tesselation; the contours of face, eyes, brows and lips; the irises.
@@ -27,7 +27,7 @@ def mesh_edges() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
     def pairs(*groups: list) -> torch.Tensor:
         edges = {tuple(sorted((edge.start, edge.end))) for group in groups for edge in group}
-        return torch.tensor(sorted(edges))
+        return torch.tensor(sorted(edges), device=device)
 
     return (
         pairs(Connections.FACE_LANDMARKS_TESSELATION),
@@ -46,7 +46,7 @@ def _eye(outer: int, upper: list[int], inner: int, lower: list[int]) -> list[tup
 
 
 @lru_cache
-def local_edges() -> tuple[torch.Tensor, ...]:
+def local_edges(device: torch.device | None = None) -> tuple[torch.Tensor, ...]:
     """Contours of the local landmarks (edge.topology.LOCAL) as groups of edges into its rows, int64 [E, 2] each.
 
     Outer lips, inner lips, lids, irises (a point each), brows, jaw: what each is tells the dense motion network how
@@ -60,7 +60,7 @@ def local_edges() -> tuple[torch.Tensor, ...]:
     jaw = _chain(136, 149, 152, 378, 365)
     rows = {int(landmark): row for row, landmark in enumerate(topo.LOCAL)}
     groups = (outer_lips, inner_lips, lids, irises, brows, jaw)
-    return tuple(torch.tensor([[rows[a], rows[b]] for a, b in group]) for group in groups)
+    return tuple(torch.tensor([[rows[a], rows[b]] for a, b in group], device=device) for group in groups)
 
 
 LOCAL_MAPS = 6
@@ -72,14 +72,13 @@ def draw(points: torch.Tensor, edges: torch.Tensor, size: int, *, per_edge: int)
 
     Args:
         points: float32 [N, P, 2 or more], crop coordinates (±1 at the centres of the border's pixels).
-        edges: int64 [E, 2], rows of the points.
+        edges: int64 [E, 2], rows of the points, on their device.
         size: of the picture.
         per_edge: points along an edge, at least 2.
 
     Returns:
         float32 [N, size, size] in 0..1; what lies outside the crop is not drawn.
     """
-    edges = edges.to(points.device)
     ends = ((points[..., :2].float() + 1) * ((size - 1) / 2))[:, edges]
     share = torch.linspace(0, 1, per_edge, device=points.device).view(1, 1, -1, 1)
     dots = (ends[:, :, 0:1] * (1 - share) + ends[:, :, 1:2] * share).flatten(1, 2)
@@ -108,11 +107,12 @@ def mesh_image(landmarks: torch.Tensor, size: int) -> torch.Tensor:
     Returns:
         float32 [N, 3, size, size] in 0..1: tesselation, contours, irises.
     """
-    maps = [draw(landmarks, edges, size, per_edge=POINTS_PER_EDGE["mesh"]) for edges in mesh_edges()]
+    maps = [draw(landmarks, edges, size, per_edge=POINTS_PER_EDGE["mesh"]) for edges in mesh_edges(landmarks.device)]
     return torch.stack(maps, 1)
 
 
 def local_maps(local_landmarks: torch.Tensor, size: int) -> torch.Tensor:
     """c^loc as pictures: float32 [N, M, 2 or 3] → [N, 6, size, size] in 0..1, one for each group of `local_edges`."""
-    groups = [draw(local_landmarks, edges, size, per_edge=POINTS_PER_EDGE["contour"]) for edges in local_edges()]
+    edges_of = local_edges(local_landmarks.device)
+    groups = [draw(local_landmarks, edges, size, per_edge=POINTS_PER_EDGE["contour"]) for edges in edges_of]
     return torch.stack(groups, 1)

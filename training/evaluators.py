@@ -392,8 +392,8 @@ class HeadPose(nn.Module):
         low, high = landmarks[..., :2].amin(1), landmarks[..., :2].amax(1)
         patch = read_box(frames, (low + high) / 2, (high - low) * 0.8, 64)
         scaled = (patch.flip(1) * 255 - 127.5) / 128
-        # The files are made for one picture at a time.
-        return torch.cat([sum(network(one[None]) for network in self.networks) / 2 for one in scaled])
+        # The files are made for one picture at a time; `vmap` runs them on all at once.
+        return torch.vmap(lambda one: sum(network(one[None])[0] for network in self.networks) / 2)(scaled)
 
 
 def load_head_pose(device: torch.device) -> HeadPose | None:

@@ -179,6 +179,12 @@ class Clips(torch.utils.data.Dataset[Pair]):
             int(draw.integers(2**31)),
         )
 
+    @property
+    def kept_size(self) -> int:
+        """Width and height in which the first clip's frames were kept, before any resizing."""
+        with Image.open(io.BytesIO(self._read(0, *self.places[0]))) as picture:
+            return picture.size[0]
+
     def length(self, clip: int) -> int:
         """Frames of a clip."""
         return int(self.starts[clip + 1] - self.starts[clip])

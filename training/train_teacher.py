@@ -228,6 +228,12 @@ def train_teacher(
 
     size = TEACHERS[config.teacher].size
     clips = Clips(shards, size=size, seed=config.seed, hold_out=config.hold_out)
+    if clips.kept_size < size:
+        raise InputError(
+            f"{shards} holds frames of {clips.kept_size} px, and {config.teacher} draws {size} px. Prepare the clips "
+            f"with --size {size}, or train a smaller teacher."
+        )
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes
     set_seed(config.seed)
     teacher = SuperFace(teacher_config(config))
     networks = Networks(teacher, Discriminator(config.discriminator_channels), LandmarkRegressor())

@@ -66,10 +66,11 @@ class Teacher(Protocol):
         ...
 
 
-def code_version() -> str:
-    """A digest of the teachers' code, for a teacher's `version`."""
+def code_version(*more: str) -> str:
+    """A digest of the teachers' code, and of more modules of `training`, for a teacher's `version`."""
+    here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in more)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

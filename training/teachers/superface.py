@@ -65,7 +65,8 @@ class SuperFaceTeacher:
         self.network.requires_grad_(False).eval().to(self.device)
         self._judge.requires_grad_(False).eval().to(self.device)
         self.mesh = MeshTeacher()
-        self.version = f"{code_version()} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        code = code_version("augment", "blocks", "drawing", "motion", "teacher")
+        self.version = f"{code} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
     def prepare(self, source_image: torch.Tensor, source_landmarks: torch.Tensor) -> Identity:
         """Bind a photo: image float32 [3, 512, 512] in 0..1 and its landmarks float32 [478, 3]."""
