@@ -154,8 +154,7 @@ def test_the_motion_field_carries_the_photo_to_the_frame(hopper, identity):
 def test_the_driver_is_the_same_map_as_the_teachers_keypoints(hopper, identity):
     teacher = MeshTeacher()
     landmarks = poses(hopper, "yaw +30", "pitch -20", "pucker")
-    weight, bias = teacher.driver(identity)
-    keypoints = (landmarks.reshape(3, -1) @ weight.T + bias).reshape(3, KEYPOINTS, 2)
+    keypoints = teacher.driver(identity)(landmarks)
     assert torch.allclose(keypoints, teacher.render(identity, landmarks).keypoints[..., :2], atol=1e-5)
 
 

@@ -17,12 +17,14 @@ from training.drawing import mesh_edges
 
 # SSR: simulation for super-resolution (paper Sec. 3.1, Fig. 4) ----------------------------------------------------
 
+SMALLEST_SIDE = 64
+"""Pixels a side that the resizes leave at least: a face is still one."""
 KERNEL = 21
 """Width of the blur kernels, in pixels at 512 px; odd."""
 
 
 class Order(NamedTuple):
-    """How strong one order of the degradation may be; pixel sizes are those of a frame of 512 px."""
+    """How strong one order of the degradation may be on a frame of 512 px; smaller frames get less blur and noise."""
 
     blur_share: float
     blur_sigma: tuple[float, float]
@@ -40,8 +42,7 @@ ORDERS = (
     Order(1.0, (0.2, 3.0), (0.25, 1.5), (1.0, 30.0), (0.05, 3.0), (30.0, 95.0)),
     Order(0.8, (0.2, 1.5), (0.4, 1.2), (1.0, 25.0), (0.05, 2.5), (30.0, 95.0)),
 )
-"""First and second order, about as Real-ESRGAN found them to cover photos from the wild; its smallest sizes leave no
-face of a 256 px frame."""
+"""First and second order, about as Real-ESRGAN found them to cover photos from the wild."""
 
 
 def degrade(
@@ -70,9 +71,9 @@ def degrade(
         scale = _resize_scale(whole, order)
         mode = str(whole.choice(["area", "bilinear", "bicubic"]))
         # The last order ends at the frame's own size; JPEG works on blocks of 16.
-        side = max(32, round(scale * size / 16) * 16)
+        side = max(min(SMALLEST_SIDE, size // 2), round(scale * size / 16) * 16)
         worse = _resize(worse, side, mode).clamp(0, 1)
-        worse = _add_noise(worse, draws, noises, order).clamp(0, 1)
+        worse = _add_noise(worse, draws, noises, order, size / 512).clamp(0, 1)
         quality = [float(draw.uniform(*order.jpeg_quality)) for draw in draws]
         worse = jpeg(worse, torch.tensor(quality, device=images.device))
         if number == len(orders) - 1:
@@ -130,14 +131,18 @@ def filter_each(images: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
 
 
 def _add_noise(
-    images: torch.Tensor, draws: list[np.random.Generator], noises: list[torch.Generator], order: Order
+    images: torch.Tensor,
+    draws: list[np.random.Generator],
+    noises: list[torch.Generator],
+    order: Order,
+    strength: float,
 ) -> torch.Tensor:
     """Gaussian noise or photon noise, in colour or in grey."""
     made = []
     for image, draw, noise in zip(images, draws, noises, strict=True):
         grey = draw.random() < 0.4
         shape = (1, *image.shape[1:]) if grey else image.shape
-        normal = torch.randn(shape, generator=noise, device=image.device)
+        normal = torch.randn(shape, generator=noise, device=image.device) * strength
         if draw.random() < 0.5:
             made.append(image + normal * (draw.uniform(*order.gaussian_sigma) / 255))
         else:

@@ -5,6 +5,7 @@ together from these in the order of the input. Whatever is whole when the comman
 again. Memory does not grow with the number of clips.
 """
 
+import atexit
 import csv
 import hashlib
 import io
@@ -181,7 +182,9 @@ _landmarker: Landmarker | None = None
 def prepare_clip(source: Source, settings: Settings, work: Path) -> Verdict:
     """One clip into `work/KEY.tar`, if it is good enough, with its verdict in `work/KEY.verdict.json`, written last."""
     global _landmarker
-    _landmarker = _landmarker or Landmarker(video=True, max_faces=MOST_FACES)
+    if _landmarker is None:  # one a process, for all its clips
+        _landmarker = Landmarker(video=True, max_faces=MOST_FACES)
+        atexit.register(_landmarker.close)
     begun = time.monotonic()
     about = {"key": source.key, "source": source.path.name, "licence": source.licence}
     try:
