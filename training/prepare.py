@@ -5,7 +5,6 @@ together from these in the order of the input. Whatever is whole when the comman
 again. Memory does not grow with the number of clips.
 """
 
-import atexit
 import csv
 import hashlib
 import io
@@ -20,6 +19,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -184,7 +184,6 @@ def prepare_clip(source: Source, settings: Settings, work: Path) -> Verdict:
     global _landmarker
     if _landmarker is None:  # one a process, for all its clips
         _landmarker = Landmarker(video=True, max_faces=MOST_FACES)
-        atexit.register(_landmarker.close)
     begun = time.monotonic()
     about = {"key": source.key, "source": source.path.name, "licence": source.licence}
     try:
@@ -201,6 +200,18 @@ def prepare_clip(source: Source, settings: Settings, work: Path) -> Verdict:
     verdict = verdict._replace(seconds=round(time.monotonic() - begun, 2))
     _write(work / f"{source.key}.verdict.json", json.dumps(verdict._asdict()))
     return verdict
+
+
+@contextmanager
+def _own_landmarker() -> Iterator[None]:
+    """Whatever landmarker this process takes for its clips is let go at the end: MediaPipe cannot do so at exit."""
+    global _landmarker
+    try:
+        yield
+    finally:
+        if _landmarker is not None:
+            _landmarker.close()
+            _landmarker = None
 
 
 class _Rejected(Exception):
@@ -297,7 +308,7 @@ def prepare(
     fresh = 0
     bar = tqdm(total=len(sources), desc="Preparing", unit=" clips", disable=not sys.stderr.isatty())
     shard, parts, size, counts = 0, [], 0, Counter()
-    with bar, (output / ".verdicts.tmp").open("w") as verdicts:
+    with _own_landmarker(), bar, (output / ".verdicts.tmp").open("w") as verdicts:
         for number, (verdict, new) in enumerate(_verdicts(sources, settings, work, workers), start=1):
             fresh += new
             bar.update()
