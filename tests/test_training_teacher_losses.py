@@ -6,6 +6,7 @@ import torch
 from edge.topology import LOCAL
 from training.augment import Transform
 from training.discriminator import Discriminator, Judgement
+from training.losses import perceptual_loss, reconstruction_loss
 from training.teacher_losses import (
     TeacherTerms,
     discriminator_loss,
@@ -17,8 +18,6 @@ from training.teacher_losses import (
     local_crops,
     local_loss,
     local_share,
-    perceptual_loss,
-    reconstruction_loss,
 )
 
 

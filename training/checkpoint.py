@@ -24,6 +24,13 @@ DRIVER = "driver.safetensors"
 """Name of a driver's file in a run folder."""
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, all or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> None:
     """Write tensors and a JSON record to one file, all or nothing; raises InputError where that is not possible."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -21,7 +21,6 @@ however often it was stopped.
 import hashlib
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -38,7 +37,7 @@ from tqdm import tqdm
 from edge.errors import InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LANDMARKS, LOCAL
-from training.checkpoint import load_tensors, save_driver, save_student, save_tensors
+from training.checkpoint import load_tensors, save_driver, save_student, save_tensors, write_text
 from training.config import DistilConfig
 from training.driver import Driver, fit_driver
 from training.flops import student_config
@@ -133,12 +132,6 @@ def _silent(stage: str, share: float, note: str) -> None:
     pass
 
 
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)
-
-
 def _fingerprint(identity: Identity, teacher: Teacher, landmarks: np.ndarray) -> str:
     digest = hashlib.sha256(f"{teacher.name} {teacher.version}".encode())
     for tensor in (identity.source_image, identity.source_landmarks, torch.from_numpy(landmarks)):
@@ -216,7 +209,7 @@ def render_track(
         arrays["local_landmarks"][rows] = landmarks[rows][:, LOCAL, :2]
         arrays["motion_field"][rows] = rendering.motion_field.cpu().numpy()
         arrays["occlusion"][rows] = rendering.occlusion.cpu().numpy()
-        _write_json(state_path, {"fingerprint": fingerprint, "done": rows.stop})
+        write_text(state_path, json.dumps({"fingerprint": fingerprint, "done": rows.stop}, indent=1))
         progress(label, rows.stop / count, f"{rows.stop}/{count} frames")
     return RenderedTrack(**arrays)
 
@@ -503,7 +496,7 @@ def distil(
     student.distribute(volume)
     student = student.cpu().to(memory_format=torch.contiguous_format).eval()
     fidelity = evaluate(student, held_out, config)
-    _write_json(run_folder / "history.json", history)
+    write_text(run_folder / "history.json", json.dumps(history, indent=1))
     driver = teacher.driver(identity)
     if driver is None:
         tracked = torch.from_numpy(np.array(training_landmarks, dtype=np.float32))

@@ -29,6 +29,7 @@ from edge.motion import Retargeter, face_frame, head_angles
 from edge.preprocess import Crop, to_crop
 from edge.spec import SIZE
 from training.augment import filter_each, jpeg
+from training.checkpoint import write_text
 from training.evaluators import load_identity, load_lpips
 from training.metrics import energy
 from training.shards import Clips
@@ -205,7 +206,7 @@ def evaluate_teachers(
         cross["driving"].append(other[len(other) // 2])
     for file, table in (("same", same), ("cross", cross), ("robust", robust)):
         _sheet(list(table.values()), output / f"{file}.png")
-    (output / "evaluation.json").write_text(json.dumps(result, indent=1))
+    write_text(output / "evaluation.json", json.dumps(result, indent=1))
     return result
 
 

@@ -32,6 +32,7 @@ from edge.landmarks import Landmarker
 from edge.preprocess import crop_image
 from edge.track import MOST_FACES, track_clip
 from edge.video import Clip, read_video
+from training.checkpoint import write_text
 from training.shards import ClipFrames, write_clip, write_shard
 
 ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
@@ -198,7 +199,7 @@ def prepare_clip(source: Source, settings: Settings, work: Path) -> Verdict:
     except SuperFaceError as error:
         verdict = Verdict(**about, reason=str(error))
     verdict = verdict._replace(seconds=round(time.monotonic() - begun, 2))
-    _write(work / f"{source.key}.verdict.json", json.dumps(verdict._asdict()))
+    write_text(work / f"{source.key}.verdict.json", json.dumps(verdict._asdict()))
     return verdict
 
 
@@ -303,7 +304,7 @@ def prepare(
     if (output / "card.json").exists():
         return json.loads((output / "card.json").read_text())
     work.mkdir(parents=True, exist_ok=True)
-    _write(state, json.dumps(made_by))
+    write_text(state, json.dumps(made_by))
     begun = time.monotonic()
     fresh = 0
     bar = tqdm(total=len(sources), desc="Preparing", unit=" clips", disable=not sys.stderr.isatty())
@@ -364,14 +365,8 @@ def _finish_shard(path: Path, parts: list[Path]) -> None:
         write_shard(path, parts)
     for part in parts:
         if part.exists():
-            _write(part.with_suffix(".size"), str(part.stat().st_size))
+            write_text(part.with_suffix(".size"), str(part.stat().st_size))
             part.unlink()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _size_of(part: Path) -> int:
@@ -437,6 +432,6 @@ def _write_card(
         "",
     ]
     for name, text in (("README.md", "\n".join(lines_out)), ("card.json", json.dumps(card, indent=1))):
-        _write(output / name, text)
+        write_text(output / name, text)
     shutil.rmtree(output / "work", ignore_errors=True)
     return card

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from edge.errors import InputError
 from edge.topology import LANDMARKS
+from training.checkpoint import write_text
 
 FORMAT = 1
 """Version of a shard's index; a reader refuses any other."""
@@ -76,9 +77,7 @@ def write_shard(path: Path, parts: Sequence[Path]) -> None:
             else:
                 clip[ending.split(".")[0]] = place
     os.replace(temporary, path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"format": FORMAT, "clips": list(index.values())}))
-    os.replace(temporary, path.with_suffix(".json"))
+    write_text(path.with_suffix(".json"), json.dumps({"format": FORMAT, "clips": list(index.values())}))
 
 
 class Pair(NamedTuple):

@@ -1,10 +1,10 @@
 """The teacher's losses, one pure function a term, in the order of Eq. 1 (paper Sec. 3.4).
 
-Weights are in `TeacherLossWeights`.
+Weights are in `TeacherLossWeights`; L_P and L_R are those of training/losses.py.
 Frames: float32 [N, 3, S, S] in 0..1. Letters: N batch, K keypoints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,22 +14,12 @@ from edge.topology import LOCAL
 from training.augment import Transform
 from training.discriminator import Judgement
 from training.evaluators import read_box
-from training.losses import LEFT_EYE, LIPS, RIGHT_EYE
-
-Maps = Callable[[torch.Tensor], Sequence[torch.Tensor]]
-"""Frames in, feature maps of several depths and sizes out."""
+from training.losses import LEFT_EYE, LIPS, RIGHT_EYE, Features
 
 NEAREST = 0.1
 """Distance in crop coordinates under which two keypoints are too near (the paper names no value)."""
 CROP = 64
 """Width and height at which crops of eyes and mouth are compared."""
-
-
-def perceptual_loss(maps: Maps, frames: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
-    """L_P: mean absolute difference of feature maps, summed over depths, averaged over the pyramid's sizes."""
-    with torch.no_grad():
-        wanted = maps(driving)
-    return torch.stack([F.l1_loss(mine, theirs) for mine, theirs in zip(maps(frames), wanted, strict=True)]).mean()
 
 
 def gan_loss(made: Sequence[Judgement], real: Sequence[Judgement] | None = None) -> torch.Tensor:
@@ -78,11 +68,6 @@ def equivariance_loss(points: torch.Tensor, transformed: torch.Tensor, transform
     return (points[..., :2] - transform.points(transformed[..., :2])).abs().mean()
 
 
-def reconstruction_loss(frames: torch.Tensor, driving: torch.Tensor) -> torch.Tensor:
-    """L_R: mean absolute difference of pixels."""
-    return F.l1_loss(frames, driving)
-
-
 def local_crops(frames: torch.Tensor, local_landmarks: torch.Tensor, *, margin: float = 0.35) -> torch.Tensor:
     """Both eyes and the mouth of each frame: float32 [3 N, 3, 64, 64], and with them what share of the frame they are.
 
@@ -110,7 +95,7 @@ def local_share(local_landmarks: torch.Tensor, *, margin: float = 0.35) -> torch
 
 
 def local_loss(
-    maps: Maps,
+    maps: Features,
     frames: torch.Tensor,
     driving: torch.Tensor,
     local_landmarks: torch.Tensor,

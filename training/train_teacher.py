@@ -28,12 +28,13 @@ from torch import nn
 from edge.errors import InputError
 from edge.topology import LOCAL
 from training.augment import Transform, degrade, hidden_landmarks, region_mask
-from training.checkpoint import load_tensors, save_tensors
+from training.checkpoint import load_tensors, save_tensors, write_text
 from training.config import TEACHERS, TeacherConfig, TeacherTraining
 from training.discriminator import Discriminator
 from training.distill import Progress, print_progress
 from training.drawing import mesh_image
 from training.evaluators import Perceptual, load_head_pose, load_perceptual
+from training.losses import perceptual_loss, reconstruction_loss
 from training.regressor import LandmarkRegressor, pose_of_landmarks
 from training.shards import Clips, Pair, Samples
 from training.teacher import Animated, Face, SuperFace
@@ -46,8 +47,6 @@ from training.teacher_losses import (
     head_pose_loss,
     keypoint_loss,
     local_loss,
-    perceptual_loss,
-    reconstruction_loss,
 )
 
 VERSION = 1
@@ -252,9 +251,8 @@ def train_teacher(
     step, seconds = _resume(run_folder, made_by, networks, optimisers, average)
     if accelerator.is_main_process:
         run_folder.mkdir(parents=True, exist_ok=True)
-        _write_json(
-            run_folder / "card.json", {"training": asdict(config), "judges": judges.card, "clips": len(clips.keys)}
-        )
+        card = {"training": asdict(config), "judges": judges.card, "clips": len(clips.keys)}
+        write_text(run_folder / "card.json", json.dumps(card, indent=1))
     order = Samples(
         first_step=step,
         steps=config.steps,
@@ -430,12 +428,6 @@ def _board(run_folder: Path) -> Any:
     except ImportError:
         return nullcontext()
     return SummaryWriter(run_folder / "tensorboard")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)
 
 
 def _save(
