@@ -203,3 +203,26 @@ def test_an_ablation_trains(shards, tmp_path, switch):
     train(shards, tmp_path / "run", replace(TINY, steps=1, gan_from=1.0, **{switch: False}))
     _, card = load_tensors(tmp_path / "run" / "teacher.safetensors")
     assert card["training"][switch] is False
+
+
+def test_nothing_is_left_on_another_device():
+    """A whole step on the meta device, which computes nothing and refuses tensors from elsewhere: as a GPU would."""
+    from training.augment import Transform, filter_each, jpeg
+    from training.discriminator import Discriminator
+    from training.regressor import LandmarkRegressor
+    from training.teacher import SuperFace
+    from training.train_teacher import Judges, Networks, Step, make_face, teacher_config, teacher_terms
+
+    device = torch.device("meta")
+    parts = (SuperFace(teacher_config(TINY)), Discriminator(8), LandmarkRegressor(8))
+    networks = Networks(*(part.to(device) for part in parts))
+    landmarks, image = torch.zeros(2, 478, 3, device=device), torch.zeros(2, 3, 64, 64, device=device)
+    jpeg(filter_each(image, torch.zeros(2, 5, 5, device=device)), torch.ones(2, device=device))
+    transform = Transform([1, 2], image)
+    moved = torch.cat([transform.inverse(landmarks[..., :2]), landmarks[..., 2:]], -1)
+    face, turned = make_face(image, landmarks, ("mouth",)), make_face(transform.image(image), moved, ("mouth",))
+    made = networks.teacher(source=face, driving=face, appearance=image, transformed=turned)
+    step = Step(face, face, image, turned, transform, [1, 2])
+    terms, _ = teacher_terms(made, step, networks, Judges(None, None), gan=True)
+    sum(terms).backward()
+    assert {value.device.type for value in terms} == {"meta"}

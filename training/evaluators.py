@@ -265,20 +265,32 @@ class OnnxNetwork(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.graph: Graph = read_graph(path)
-        if unknown := sorted({node.kind for node in self.graph.nodes} - _OPERATIONS.keys()):
+        if unknown := sorted({node.kind for node in self.graph.nodes} - _OPERATIONS.keys() - {"Constant"}):
             raise InputError(f"{path.name} uses {', '.join(unknown)}, which is not known here.")
-        for index, value in enumerate(self.graph.constants.values()):
-            self.register_buffer(f"constant_{index}", torch.from_numpy(np.array(value)), persistent=False)
+        constants = dict(self.graph.constants)
+        constants |= {n.outputs[0]: n.attributes["value"] for n in self.graph.nodes if n.kind == "Constant"}
+        # Shapes and indices stay with the CPU, which reads them; what is computed with moves with the network.
+        self._whole: dict[str, torch.Tensor] = {}
+        self._places: dict[str, str] = {}
+        for index, (name, value) in enumerate(constants.items()):
+            tensor = torch.from_numpy(np.array(value))
+            if tensor.is_floating_point():
+                self._places[name] = f"constant_{index}"
+                self.register_buffer(self._places[name], tensor, persistent=False)
+            else:
+                self._whole[name] = tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The first output for the first input."""
-        values: dict[str, Any] = {
-            name: self.get_buffer(f"constant_{index}") for index, name in enumerate(self.graph.constants)
-        }
+        values: dict[str, Any] = dict(self._whole)
+        values |= {name: self.get_buffer(place) for name, place in self._places.items()}
         values[next(name for name in self.graph.inputs if name not in values)] = x
         for node in self.graph.nodes:
+            if node.kind == "Constant":
+                continue
             given = [values[name] if name else None for name in node.inputs]
-            values[node.outputs[0]] = _OPERATIONS[node.kind](given, node.attributes)
+            made = _OPERATIONS[node.kind](given, node.attributes)
+            values[node.outputs[0]] = made.to(x.device) if made.is_floating_point() else made
         return values[self.graph.outputs[0]]
 
 
@@ -342,7 +354,6 @@ _OPERATIONS: dict[str, Callable[[list[Any], dict[str, Any]], Any]] = {
     "BatchNormalization": lambda v, a: F.batch_norm(v[0], v[3], v[4], v[1], v[2], eps=a.get("epsilon", 1e-5)),
     "Cast": lambda v, a: v[0].to(_TYPES[a["to"]]),
     "Concat": lambda v, a: torch.cat([x.to(v[0].device) for x in v], a["axis"]),
-    "Constant": lambda v, a: torch.from_numpy(np.array(a["value"])),
     "ConstantOfShape": lambda v, a: torch.full(v[0].tolist(), float(np.ravel(a.get("value", 0.0))[0])),
     "Conv": _conv,
     "Div": lambda v, a: v[0] / v[1] if v[0].is_floating_point() else v[0] // v[1],
