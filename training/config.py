@@ -167,6 +167,8 @@ class TeacherTraining:
     betas: tuple[float, float] = (0.5, 0.999)
     gan_from: float = 0.5
     """Share of the run after which the discriminator joins: reconstruction first."""
+    faces_from: float = 0.05
+    """Share of the run after which the head pose counts: before, there is no face to judge in the frames."""
     ema: float = 0.999
     seed: int = 0
     ssr: bool = True

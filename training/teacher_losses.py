@@ -18,8 +18,8 @@ from training.losses import LEFT_EYE, LIPS, RIGHT_EYE, Features
 
 NEAREST = 0.1
 """Distance in crop coordinates under which two keypoints are too near (the paper names no value)."""
-CROP = 64
-"""Width and height at which crops of eyes and mouth are compared."""
+CROPS = 4
+"""Crops of eyes and mouth are compared at this part of the frame's size, and at 32 pixels at least."""
 
 
 def gan_loss(made: Sequence[Judgement], real: Sequence[Judgement] | None = None) -> torch.Tensor:
@@ -69,7 +69,7 @@ def equivariance_loss(points: torch.Tensor, transformed: torch.Tensor, transform
 
 
 def local_crops(frames: torch.Tensor, local_landmarks: torch.Tensor, *, margin: float = 0.35) -> torch.Tensor:
-    """Both eyes and the mouth of each frame: float32 [3 N, 3, 64, 64], and with them what share of the frame they are.
+    """Both eyes and the mouth of each frame: float32 [3 N, 3, S / 4, S / 4].
 
     Args:
         frames: float32 [N, 3, S, S].
@@ -81,7 +81,7 @@ def local_crops(frames: torch.Tensor, local_landmarks: torch.Tensor, *, margin: 
         points = local_landmarks[:, rows, :2]
         low, high = points.amin(1), points.amax(1)
         half = (high - low).amax(1, keepdim=True) * (0.5 + margin)
-        crops.append(read_box(frames, (low + high) / 2, half.expand(-1, 2), CROP))
+        crops.append(read_box(frames, (low + high) / 2, half.expand(-1, 2), max(32, frames.shape[-1] // CROPS)))
     return torch.cat(crops)
 
 

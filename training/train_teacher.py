@@ -120,7 +120,7 @@ class Judges(NamedTuple):
 
 
 def teacher_terms(
-    made: Animated, step: Step, networks: Networks, judges: Judges, *, gan: bool
+    made: Animated, step: Step, networks: Networks, judges: Judges, *, gan: bool, pose: bool = True
 ) -> tuple[TeacherTerms, torch.Tensor]:
     """The terms of Eq. 1 for a batch, and the landmarks that the regressor finds in the driving images."""
     frames, wanted = made.frames, step.driving.image
@@ -141,7 +141,9 @@ def teacher_terms(
             landmarks_made=landmarks_made,
             landmarks_wanted=landmarks_wanted,
         )
-        if judges.head_pose:
+        if not pose:
+            pose_made = pose_wanted = frames.new_zeros(len(frames), 3)
+        elif judges.head_pose:
             where = step.driving.landmarks
             with torch.no_grad():
                 pose_wanted = judges.head_pose(wanted, where)
@@ -274,7 +276,7 @@ def train_teacher(
     with _board(run_folder) if accelerator.is_main_process else nullcontext() as board:
         batches = iter(loader)
         while step < config.steps:
-            gan = step >= config.gan_from * config.steps
+            gan, pose = (step >= begin * config.steps for begin in (config.gan_from, config.faces_from))
             sums: dict[str, float] = {}
             for optimiser in optimisers:
                 optimiser.zero_grad(set_to_none=True)
@@ -289,7 +291,7 @@ def train_teacher(
                                 appearance=batch.appearance,
                                 transformed=batch.transformed,
                             )
-                            terms, _ = teacher_terms(made, batch, networks, judges, gan=gan)
+                            terms, _ = teacher_terms(made, batch, networks, judges, gan=gan, pose=pose)
                         weights = asdict(config.weights)
                         loss = sum(weights[name] * value for name, value in terms._asdict().items())
                         if not torch.isfinite(loss):
