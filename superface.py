@@ -139,7 +139,11 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         "Cuts each clip to one fixed face crop, finds its landmarks, leaves out what is lost, small, cut or blurred, "
         "and writes WebDataset shards with a card that says what was kept and why. Goes on where it was stopped."
     )
-    parser.add_argument("videos", nargs="+", type=Path, help="videos, or folders that are searched through")
+    parser.add_argument("videos", nargs="*", type=Path, help="videos, or folders that are searched through")
+    parser.add_argument(
+        "--photos", nargs="+", type=Path, default=[],
+        help="photos, or folders of them, which the mesh teacher poses: more faces to start a training with",
+    )  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--size", type=int, default=256, help="width and height of the frames (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=300, help="most frames of a clip (default: %(default)s)")
@@ -164,6 +168,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
         settings=Settings(size=arguments.size, frames=max(2, arguments.frames), quality=arguments.quality),
         listing=arguments.listing,
         licences=arguments.licences,
+        photos=arguments.photos,
         workers=max(1, arguments.workers),
     )
     print(

@@ -152,3 +152,16 @@ def test_keys_are_unique_and_safe(tmp_path):
         (tmp_path / name / "x y.mp4").write_bytes(b"")
     keys = [source.key for source in find_sources([tmp_path])]
     assert keys == ["x-y", "x-y__2"]
+
+
+def test_a_photo_is_posed(portraits, tmp_path):
+    """Itself first, then turned: many faces to start with, and the card says who posed them."""
+    card = prepare([], tmp_path / "out", settings=Settings(size=128, frames=5), photos=[portraits["grace_hopper"]])
+    assert card["clips"] == 1
+    clips = Clips(tmp_path / "out", size=128)
+    assert clips.keys == ["posed-grace_hopper"]
+    landmarks = clips.landmarks(0)
+    assert len(landmarks) == 5
+    assert np.abs(landmarks[1:] - landmarks[0]).max() > 0.02
+    first, second = clips.frame(0, 0).float(), clips.frame(0, 3).float()
+    assert 3 < (first - second).abs().mean() < 60

@@ -24,18 +24,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
 from edge.errors import InputError, SuperFaceError
-from edge.landmarks import Landmarker
-from edge.preprocess import crop_image
+from edge.landmarks import Landmarker, read_portrait
+from edge.library import procedural_track, train_seed
+from edge.preprocess import Crop, crop_image
+from edge.spec import SIZE
 from edge.track import MOST_FACES, track_clip
 from edge.video import Clip, read_video
 from training.checkpoint import write_text
 from training.shards import ClipFrames, write_clip, write_shard
 
 ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"}
+PICTURES = {".jpg", ".jpeg", ".png", ".webp"}
+POSES = 60
+"""Most frames of a photo that the mesh teacher poses."""
 SHARD_BYTES = 48 * 2**20
 SHORTEST_FRAMES = 15
 MOST_ENLARGED = 1.7
@@ -56,6 +63,8 @@ class Source(NamedTuple):
     box: tuple[float, float, float, float] | None = None
     """Top, bottom, left and right as shares of the picture."""
     licence: str = "not stated"
+    photo: bool = False
+    """A photo, which the mesh teacher poses."""
 
 
 class Verdict(NamedTuple):
@@ -82,32 +91,36 @@ class Settings(NamedTuple):
     """Of the JPEGs."""
 
 
-def find_sources(videos: Sequence[Path], listing: Path | None = None, licences: Path | None = None) -> list[Source]:
-    """The clips in files and folders, or those of a listing.
+def find_sources(
+    videos: Sequence[Path],
+    listing: Path | None = None,
+    licences: Path | None = None,
+    photos: Sequence[Path] = (),
+) -> list[Source]:
+    """The clips in files and folders, or those of a listing, and photos.
 
     Args:
         videos: files, or folders that are searched through.
         listing: JSON in the layout of CelebV-HQ: `clips: {KEY: {ytb_id, duration: {start_sec, end_sec}, bbox: {top,
             bottom, left, right}}}`, boxes as shares of the picture; videos are named by `ytb_id` or the clip's key.
         licences: CSV with the columns `file` and `licence`, for the card.
+        photos: files and folders of portraits, which the mesh teacher poses: many more faces to start a training with.
 
     Raises:
         InputError: when nothing is found, or the listing cannot be read.
     """
-    found: list[Path] = []
-    for path in videos:
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InputError(f"There is no video or folder {path}. Check the path.")
-    if not found:
+    found, pictures = _files(videos, ENDINGS), _files(photos, PICTURES)
+    if not found and not pictures:
         raise InputError(f"There is no video ({', '.join(sorted(ENDINGS))}) in {', '.join(map(str, videos))}.")
     stated = _read_licences(licences)
+    posed = [
+        Source(path, f"posed-{key}", licence=stated.get(path.name, "not stated"), photo=True)
+        for path, key in zip(pictures, _unique([_key(path.stem) for path in pictures]), strict=True)
+    ]
     if listing is None:
         keys = _unique([_key(path.stem) for path in found])
-        return [Source(p, key, licence=stated.get(p.name, "not stated")) for p, key in zip(found, keys, strict=True)]
+        clips = [Source(p, key, licence=stated.get(p.name, "not stated")) for p, key in zip(found, keys, strict=True)]
+        return clips + posed
     by_name = {path.stem: path for path in found}
     try:
         clips = json.loads(listing.read_text())["clips"]
@@ -131,7 +144,20 @@ def find_sources(videos: Sequence[Path], listing: Path | None = None, licences: 
         raise InputError(f"{listing} is no listing of clips in CelebV-HQ's layout ({error!r}).") from error
     if not sources:
         raise InputError(f"None of the {len(clips)} clips in {listing} is among the {len(found)} videos.")
-    return sources
+    return sources + posed
+
+
+def _files(paths: Sequence[Path], endings: set[str]) -> list[Path]:
+    """Files as they are given, and those of these endings in folders."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in endings)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"There is no video or folder {path}. Check the path.")
+    return found
 
 
 def _key(name: str) -> str:
@@ -188,7 +214,7 @@ def prepare_clip(source: Source, settings: Settings, work: Path) -> Verdict:
     begun = time.monotonic()
     about = {"key": source.key, "source": source.path.name, "licence": source.licence}
     try:
-        clip, enlarged = _cut(source, settings, _landmarker)
+        clip, enlarged = _pose(source, settings) if source.photo else _cut(source, settings, _landmarker)
         verdict = Verdict(**about, frames=len(clip.jpegs), enlarged=round(enlarged, 2))
         part = work / f".{source.key}.{os.getpid()}.tmp"
         with tarfile.open(part, "w") as tar:
@@ -258,6 +284,37 @@ def _cut(source: Source, settings: Settings, landmarker: Landmarker) -> tuple[Cl
     return ClipFrames(source.key, record, track.landmarks[chosen], jpegs), enlarged
 
 
+def _pose(source: Source, settings: Settings) -> tuple[ClipFrames, float]:
+    """A photo as a clip: itself first, then in varied poses as the mesh teacher draws it."""
+    from training.teachers.mesh import MeshTeacher
+
+    portrait = read_portrait(source.path)
+    enlarged = settings.size / portrait.crop.size
+    if enlarged > MOST_ENLARGED:
+        raise _Rejected(f"crop of {portrait.crop.size:.0f} px, {settings.size / MOST_ENLARGED:.0f} wanted")
+    small = crop_image(portrait.image, Crop(0.0, 0.0, float(SIZE)), 256)
+    if (detail := _detail(small, portrait.landmarks)) < LEAST_DETAIL:
+        raise _Rejected(f"blurred: detail {detail:.1f}, {LEAST_DETAIL:g} wanted")
+    count = min(POSES, settings.frames)
+    seed = train_seed(int(hashlib.sha256(source.key.encode()).hexdigest()[:6], 16))
+    track = procedural_track(portrait.landmarks, seed=seed, seconds=count / 5, style="training")
+    landmarks = np.concatenate([portrait.landmarks[None], track.landmarks[::5][: count - 1]]).astype(np.float32)
+    teacher = MeshTeacher()
+    image = torch.from_numpy(portrait.image).permute(2, 0, 1).float() / 255
+    identity = teacher.prepare(image, torch.from_numpy(portrait.landmarks))
+    jpegs = []
+    for rows in np.array_split(landmarks, max(1, len(landmarks) // 8)):
+        frames = F.interpolate(
+            teacher.render(identity, torch.from_numpy(rows)).frames, (settings.size,) * 2, mode="area"
+        )
+        for frame in (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy():
+            buffer = io.BytesIO()
+            Image.fromarray(frame).save(buffer, "JPEG", quality=settings.quality)
+            jpegs.append(buffer.getvalue())
+    record = {"source": source.path.name, "licence": source.licence, "posed_by": teacher.name, "size": settings.size}
+    return ClipFrames(source.key, record, landmarks, jpegs), enlarged
+
+
 def _detail(picture: np.ndarray, landmarks: np.ndarray) -> float:
     """Mean absolute Laplacian inside the face's box, grey levels of a crop of 256 px."""
     grey = np.asarray(Image.fromarray(picture).convert("L"), np.float32)
@@ -276,6 +333,7 @@ def prepare(
     settings: Settings | None = None,
     listing: Path | None = None,
     licences: Path | None = None,
+    photos: Sequence[Path] = (),
     workers: int = 1,
 ) -> dict[str, Any]:
     """Shards and their card in a folder; what was done before is not done again.
@@ -286,6 +344,7 @@ def prepare(
         settings: size and rate of the frames.
         listing: see `find_sources`.
         licences: see `find_sources`.
+        photos: see `find_sources`.
         workers: processes.
 
     Returns:
@@ -295,7 +354,7 @@ def prepare(
         InputError: when nothing is found, or the folder holds shards of other settings or clips.
     """
     settings = settings or Settings()
-    sources = find_sources(videos, listing, licences)
+    sources = find_sources(videos, listing, licences, photos)
     work = output / "work"
     made_by = {"settings": settings._asdict(), "clips": _digest(sources)}
     state = output / "prepare.json"
