@@ -106,6 +106,8 @@ def test_a_killed_run_ends_with_the_same_weights(trained, shards, tmp_path, monk
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step-0000001", "step-0000002"]
     assert same(train(shards, tmp_path / "run").state_dict(), trained[1])
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert steps == [1, 4]
 
 
 def test_a_batch_in_parts_is_the_batch(shards, tmp_path):

@@ -255,6 +255,7 @@ def train_teacher(
         run_folder.mkdir(parents=True, exist_ok=True)
         card = {"training": asdict(config), "judges": judges.card, "clips": len(clips.keys)}
         write_text(run_folder / "card.json", json.dumps(card, indent=1))
+        _forget_after(run_folder / "history.jsonl", step)
     order = Samples(
         first_step=step,
         steps=config.steps,
@@ -270,7 +271,9 @@ def train_teacher(
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
     )
-    validation = _validation_step(clips, config, device)
+    # Pictures are of people that training does not see, where some are held out.
+    shown = Clips(shards, size=size, seed=config.seed, only=config.hold_out) if config.hold_out else clips
+    validation = _validation_step(shown, config, device)
 
     started, saved, this_start = time.monotonic() - seconds, time.monotonic(), step
     with _board(run_folder) if accelerator.is_main_process else nullcontext() as board:
@@ -336,6 +339,8 @@ def train_teacher(
 
             now = time.monotonic()
             stop = minutes is not None and (now - started - seconds) > 60 * minutes
+            if minutes is not None and processes > 1:  # clocks differ, and all must stop at the same step
+                stop = bool(accelerator.reduce(torch.tensor(float(stop), device=device), "sum"))
             last = stop or step == config.steps
             if accelerator.is_main_process:
                 rate = (step - this_start) / (now - started - seconds)
@@ -430,6 +435,13 @@ def _board(run_folder: Path) -> Any:
     except ImportError:
         return nullcontext()
     return SummaryWriter(run_folder / "tensorboard")
+
+
+def _forget_after(history: Path, step: int) -> None:
+    """Leave out of a history what a killed start had done after its last checkpoint: it is done again."""
+    if history.exists():
+        lines = [line for line in history.read_text().splitlines() if json.loads(line)["step"] <= step]
+        write_text(history, "".join(f"{line}\n" for line in lines))
 
 
 def _save(
