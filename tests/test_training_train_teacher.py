@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
@@ -22,6 +23,7 @@ from training.config import TeacherTraining
 from training.shards import ClipFrames, write_clip, write_shard
 from training.train_teacher import train_teacher
 
+ROOT = Path(__file__).parents[1]
 TINY = TeacherTraining(teacher="teacher_tiny", steps=4, batch=4, gan_from=0.5, discriminator_channels=8)
 
 
@@ -119,6 +121,12 @@ def test_a_batch_in_parts_is_the_batch(shards, tmp_path):
     assert np.mean([float((one[name] - two[name]).abs().mean()) for name in one]) < 1e-5
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.mark.slow
 def test_two_processes_are_one(shards, tmp_path):
     """The same loss curve over two CPU processes (gloo) as in one, at the same batch over both."""
@@ -135,8 +143,9 @@ def test_two_processes_are_one(shards, tmp_path):
     curves = []
     for count in (1, 2):
         run = tmp_path / f"run{count}"
-        ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511", "WORLD_SIZE": str(count)}
-        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
+        ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+        ports |= {"GLOO_SOCKET_IFNAME": "lo"}
+        environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         running = [
             subprocess.Popen(
                 [sys.executable, "-c", code, str(shards), str(run)],
