@@ -78,10 +78,7 @@ def run_make(arguments: argparse.Namespace) -> int:
         raise MissingRuntimeError(
             f'Making an avatar needs {error.name}. Install everything with pip install "superface[all]".'
         ) from error
-    for name in ("minutes", "steps", "frames", "gflops"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name} {value:g} is not possible. Give a number above zero.")
+    _above_zero(arguments, "minutes", "steps", "frames", "gflops")
     consent = arguments.consent
     if arguments.photo not in (None, *EXAMPLES) and consent is None:
         consent = _ask_consent()
@@ -116,6 +113,14 @@ def run_make(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(summary))
     return 0
+
+
+def _above_zero(arguments: argparse.Namespace, *names: str) -> None:
+    """Raise InputError where one of these flags was given and is not above zero."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            raise InputError(f"--{name.replace('_', '-')} {value:g} is not possible. Give a number above zero.")
 
 
 def _ask_consent() -> str | None:
@@ -212,10 +217,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     """Train a teacher; exit code 0."""
     from training.train_teacher import train_teacher
 
-    for name in ("steps", "batch", "parts", "rate", "minutes", "validate_every"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name.replace('_', '-')} {value:g} is not possible. Give a number above zero.")
+    _above_zero(arguments, "steps", "batch", "parts", "rate", "minutes", "validate_every")
     config = TeacherTraining(
         teacher=arguments.teacher,
         steps=arguments.steps,

@@ -33,8 +33,6 @@ from training.teachers import Identity
 RANDOM_FRAMES = 64
 """Frames of seeded motion for a student of random weights."""
 
-"""A teacher's linear map landmarks → keypoints: weight [K * 2, 478 * 3], bias [K * 2]."""
-
 
 class Source(NamedTuple):
     """What a converter starts from."""

@@ -234,6 +234,6 @@ def test_nothing_is_left_on_another_device():
     face, turned = make_face(image, landmarks, ("mouth",)), make_face(transform.image(image), moved, ("mouth",))
     made = networks.teacher(source=face, driving=face, appearance=image, transformed=turned)
     step = Step(face, face, image, turned, transform, [1, 2])
-    terms, _ = teacher_terms(made, step, networks, Judges(None, None), gan=True)
+    terms = teacher_terms(made, step, networks, Judges(None, None), gan=True)
     sum(terms).backward()
     assert {value.device.type for value in terms} == {"meta"}

@@ -52,7 +52,6 @@ class Discriminator(nn.Module):
 
     def __init__(self, channels: int = 64, scales: int = 2) -> None:
         super().__init__()
-        self.channels = channels
         self.scales = nn.ModuleList(PatchDiscriminator(channels) for _ in range(scales))
 
     def forward(self, frames: torch.Tensor) -> list[Judgement]:

@@ -385,8 +385,9 @@ def distil(
     made_by = asdict(config) | {"minutes": None, "steps": None, "frames": _track_id(run_folder)}
     targets = _targets(training)
     matte = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
+    inside = find_inside(matte)
     # The photo in the layer stays itself: to learn it is to average misplacements into soft skin. Nor gets it holes.
-    learned = torch.cat([torch.zeros(1, 3, SIZE, SIZE), (~find_inside(matte)).float()], 1).to(device)
+    learned = torch.cat([torch.zeros(1, 3, SIZE, SIZE), (~inside).float()], 1).to(device)
     resumed = _resume(checkpoint, made_by, student, optimiser, average)
     if resumed:
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
@@ -402,7 +403,7 @@ def distil(
             photo = identity.source_image[None].cpu().float()
             student.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
         progress("layers", 0.3, "outline")
-        refine_layers(student, training.frames, targets.field, find_inside(matte))
+        refine_layers(student, training.frames, targets.field, inside)
         seconds += time.monotonic() - begun
         for name, p in student.named_parameters():
             average[name].copy_(p)

@@ -71,14 +71,10 @@ def animate(teacher: Teacher, source: Clip, landmarks: torch.Tensor, images: tor
 class Judge:
     """The measures; networks that are not at hand leave theirs out."""
 
-    def __init__(self) -> None:
-        self.landmarker = Landmarker()
+    def __init__(self, landmarker: Landmarker) -> None:
+        self.landmarker = landmarker
         self.lpips = load_lpips(torch.device("cpu"))
         self.identity = load_identity(torch.device("cpu"))
-
-    def close(self) -> None:
-        """Let MediaPipe go."""
-        self.landmarker.close()
 
     @torch.no_grad()
     def compare(
@@ -162,12 +158,12 @@ def evaluate_teachers(
     if missing := sorted(set(names) - {clip.name.split("__")[0] for clip in clips}):
         raise InputError(f"{shards} holds no clip named {', '.join(missing)}.")
     output.mkdir(parents=True, exist_ok=True)
-    judge = Judge()
     result: dict[str, Any] = {"clips": [clip.name for clip in clips], "same": {}, "cross": {}, "robust": {}}
     same = {name: [] for name in ("source", "driving", *teachers)}
     cross = {name: [] for name in ("source", "driving", *teachers)}
     robust: dict[str, list[torch.Tensor]] = {}
-    try:
+    with Landmarker() as landmarker:
+        judge = Judge(landmarker)
         for name, teacher in teachers.items():
             rows, crossed, worse = [], [], []
             for index, clip in enumerate(clips):
@@ -196,8 +192,6 @@ def evaluate_teachers(
                     robust[name] = pictures
             result["same"][name], result["cross"][name] = _mean(rows), _mean(crossed)
             result["robust"][name] = dict(worse)
-    finally:
-        judge.close()
     for index, clip in enumerate(clips):
         same["source"].append(clip.images[0])
         same["driving"].append(clip.images[1:][(len(clip.images) - 1) // 2])

@@ -1,6 +1,6 @@
 """Pretrained networks that judge frames, in losses and in metrics: found on this machine, never shipped.
 
-Each is looked for by file name in the folder that `--models` or `SUPERFACE_MODELS` names, then in the user's cache
+Each is looked for by file name in the folder that `SUPERFACE_MODELS` names, then in the user's cache
 (`~/.cache/superface/models`); VGG-19 is downloaded from its official address where there is a way to it. What was found
 is part of a run's card, because another judge makes another teacher.
 
@@ -57,6 +57,7 @@ def find_network(name: str) -> Path | None:
 def _download_vgg() -> Path | None:
     """VGG-19 in the cache; None where its address cannot be reached, or what it gives is not it."""
     target = model_folders()[-1] / VGG_NAME
+    part: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
@@ -69,9 +70,11 @@ def _download_vgg() -> Path | None:
         if digest.hexdigest().startswith(VGG_SHA256_BEGINS):
             os.replace(part, target)
             return target
-        part.unlink()
     except OSError:
         pass
+    finally:
+        if part:
+            part.unlink(missing_ok=True)
     return None
 
 

@@ -252,9 +252,7 @@ def _cut(source: Source, settings: Settings, landmarker: Landmarker) -> tuple[Cl
         raise _Rejected(f"face seen in {100 * seen:.0f} % of the frames, {100 * LEAST_SEEN:.0f} % wanted")
     if len(track) < SHORTEST_FRAMES:
         raise _Rejected(f"{len(track)} frames, {SHORTEST_FRAMES} wanted")
-    enlarged = settings.size / track.crop.size
-    if enlarged > MOST_ENLARGED:
-        raise _Rejected(f"crop of {track.crop.size:.0f} px, {settings.size / MOST_ENLARGED:.0f} wanted")
+    enlarged = _enlarged(track.crop, settings)
     chosen = np.unique(np.linspace(0, len(track) - 1, min(settings.frames, len(track))).round().astype(int))
     first = round(track.start_s * track.fps)
     wanted = {first + int(row) for row in chosen}
@@ -267,13 +265,10 @@ def _cut(source: Source, settings: Settings, landmarker: Landmarker) -> tuple[Cl
         picture = crop_image(image, track.crop, settings.size)
         if len(jpegs) % 10 == 0:
             details.append(_detail(crop_image(image, track.crop, 256), track.landmarks[number - first]))
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, "JPEG", quality=settings.quality)
-        jpegs.append(buffer.getvalue())
+        jpegs.append(_jpeg(picture, settings))
     if len(jpegs) != len(chosen):
         raise _Rejected("its frames could not be read twice alike")
-    if (detail := float(np.median(details))) < LEAST_DETAIL:
-        raise _Rejected(f"blurred: detail {detail:.1f}, {LEAST_DETAIL:g} wanted")
+    detail = _sharp(float(np.median(details)))
     record = {
         "source": source.path.name,
         "licence": source.licence,
@@ -289,12 +284,9 @@ def _pose(source: Source, settings: Settings) -> tuple[ClipFrames, float]:
     from training.teachers.mesh import MeshTeacher
 
     portrait = read_portrait(source.path)
-    enlarged = settings.size / portrait.crop.size
-    if enlarged > MOST_ENLARGED:
-        raise _Rejected(f"crop of {portrait.crop.size:.0f} px, {settings.size / MOST_ENLARGED:.0f} wanted")
+    enlarged = _enlarged(portrait.crop, settings)
     small = crop_image(portrait.image, Crop(0.0, 0.0, float(SIZE)), 256)
-    if (detail := _detail(small, portrait.landmarks)) < LEAST_DETAIL:
-        raise _Rejected(f"blurred: detail {detail:.1f}, {LEAST_DETAIL:g} wanted")
+    _sharp(_detail(small, portrait.landmarks))
     count = min(POSES, settings.frames)
     seed = train_seed(int(hashlib.sha256(source.key.encode()).hexdigest()[:6], 16))
     track = procedural_track(portrait.landmarks, seed=seed, seconds=count / 5, style="training")
@@ -307,12 +299,31 @@ def _pose(source: Source, settings: Settings) -> tuple[ClipFrames, float]:
         frames = F.interpolate(
             teacher.render(identity, torch.from_numpy(rows)).frames, (settings.size,) * 2, mode="area"
         )
-        for frame in (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy():
-            buffer = io.BytesIO()
-            Image.fromarray(frame).save(buffer, "JPEG", quality=settings.quality)
-            jpegs.append(buffer.getvalue())
+        pictures = (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        jpegs += [_jpeg(picture, settings) for picture in pictures]
     record = {"source": source.path.name, "licence": source.licence, "posed_by": teacher.name, "size": settings.size}
     return ClipFrames(source.key, record, landmarks, jpegs), enlarged
+
+
+def _enlarged(crop: Crop, settings: Settings) -> float:
+    """How much a crop is enlarged; rejected where it is too small."""
+    enlarged = settings.size / crop.size
+    if enlarged > MOST_ENLARGED:
+        raise _Rejected(f"crop of {crop.size:.0f} px, {settings.size / MOST_ENLARGED:.0f} wanted")
+    return enlarged
+
+
+def _sharp(detail: float) -> float:
+    """The detail of a face; rejected where it is blurred."""
+    if detail < LEAST_DETAIL:
+        raise _Rejected(f"blurred: detail {detail:.1f}, {LEAST_DETAIL:g} wanted")
+    return detail
+
+
+def _jpeg(picture: np.ndarray, settings: Settings) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=settings.quality)
+    return buffer.getvalue()
 
 
 def _detail(picture: np.ndarray, landmarks: np.ndarray) -> float:

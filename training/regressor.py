@@ -20,7 +20,6 @@ class LandmarkRegressor(nn.Module):
 
     def __init__(self, channels: int = 24) -> None:
         super().__init__()
-        self.channels = channels
         layers: list[nn.Module] = [conv(3, channels, kernel=5, stride=2)]
         for _ in range(4):
             layers += [norm(channels), nn.ReLU(), conv(channels, 2 * channels, stride=2), Residual(2 * channels)]

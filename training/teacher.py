@@ -92,7 +92,7 @@ class Generator(nn.Module):
 
 
 class SuperFace(nn.Module):
-    """Φ as one module: `forward` is a training step's half, `encode` and `animate` bind once and drive often."""
+    """Φ as one module: `forward` is a training step's half, `appearance` binds once, `animate` drives often."""
 
     def __init__(self, config: TeacherConfig) -> None:
         super().__init__()

@@ -20,6 +20,8 @@ NEAREST = 0.1
 """Distance in crop coordinates under which two keypoints are too near (the paper names no value)."""
 CROPS = 4
 """Crops of eyes and mouth are compared at this part of the frame's size, and at 32 pixels at least."""
+CROP_MARGIN = 0.35
+"""Of a crop's box on each side, in its longer sides."""
 
 
 def gan_loss(made: Sequence[Judgement], real: Sequence[Judgement] | None = None) -> torch.Tensor:
@@ -68,30 +70,31 @@ def equivariance_loss(points: torch.Tensor, transformed: torch.Tensor, transform
     return (points[..., :2] - transform.points(transformed[..., :2])).abs().mean()
 
 
-def local_crops(frames: torch.Tensor, local_landmarks: torch.Tensor, *, margin: float = 0.35) -> torch.Tensor:
+def _local_boxes(local_landmarks: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Squares around both eyes and the mouth: centre [N, 2] and half a side [N, 1] of each, crop coordinates."""
+    boxes = []
+    for rows in (RIGHT_EYE, LEFT_EYE, LIPS):
+        points = local_landmarks[:, rows, :2]
+        low, high = points.amin(1), points.amax(1)
+        boxes.append(((low + high) / 2, (high - low).amax(1, keepdim=True) * (0.5 + CROP_MARGIN)))
+    return boxes
+
+
+def local_crops(frames: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
     """Both eyes and the mouth of each frame: float32 [3 N, 3, S / 4, S / 4].
 
     Args:
         frames: float32 [N, 3, S, S].
         local_landmarks: float32 [N, M, 2], of the driving frame.
-        margin: of a box, in its longer sides.
     """
-    crops = []
-    for rows in (RIGHT_EYE, LEFT_EYE, LIPS):
-        points = local_landmarks[:, rows, :2]
-        low, high = points.amin(1), points.amax(1)
-        half = (high - low).amax(1, keepdim=True) * (0.5 + margin)
-        crops.append(read_box(frames, (low + high) / 2, half.expand(-1, 2), max(32, frames.shape[-1] // CROPS)))
-    return torch.cat(crops)
+    size = max(32, frames.shape[-1] // CROPS)
+    boxes = _local_boxes(local_landmarks)
+    return torch.cat([read_box(frames, centre, half.expand(-1, 2), size) for centre, half in boxes])
 
 
-def local_share(local_landmarks: torch.Tensor, *, margin: float = 0.35) -> torch.Tensor:
+def local_share(local_landmarks: torch.Tensor) -> torch.Tensor:
     """The part of a frame that `local_crops` shows: [3 N], in the same order."""
-    shares = []
-    for rows in (RIGHT_EYE, LEFT_EYE, LIPS):
-        points = local_landmarks[:, rows, :2]
-        shares.append(((points.amax(1) - points.amin(1)).amax(1) * (0.5 + margin)).square())
-    return torch.cat(shares).clamp(max=1)
+    return torch.cat([half[:, 0].square() for _, half in _local_boxes(local_landmarks)]).clamp(max=1)
 
 
 def local_loss(

@@ -121,8 +121,8 @@ class Judges(NamedTuple):
 
 def teacher_terms(
     made: Animated, step: Step, networks: Networks, judges: Judges, *, gan: bool, pose: bool = True
-) -> tuple[TeacherTerms, torch.Tensor]:
-    """The terms of Eq. 1 for a batch, and the landmarks that the regressor finds in the driving images."""
+) -> TeacherTerms:
+    """The terms of Eq. 1 for a batch."""
     frames, wanted = made.frames, step.driving.image
     discriminator, regressor = networks.discriminator, networks.regressor
     none = frames.new_zeros(())
@@ -160,7 +160,7 @@ def teacher_terms(
         equivariance=equivariance_loss(made.source.points, made.transformed.points, step.transform),
         reconstruction=reconstruction_loss(frames, wanted),
         local=local,
-    ), landmarks_wanted
+    )
 
 
 @contextmanager
@@ -294,7 +294,7 @@ def train_teacher(
                                 appearance=batch.appearance,
                                 transformed=batch.transformed,
                             )
-                            terms, _ = teacher_terms(made, batch, networks, judges, gan=gan, pose=pose)
+                            terms = teacher_terms(made, batch, networks, judges, gan=gan, pose=pose)
                         weights = asdict(config.weights)
                         loss = sum(weights[name] * value for name, value in terms._asdict().items())
                         if not torch.isfinite(loss):
