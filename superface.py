@@ -205,8 +205,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=float, default=defaults.learning_rate, help="learning rate (default: %(default)s)"
     )
+    parser.add_argument("--start-from", type=Path, help="weights of another training (teacher.safetensors) to begin with")
+    parser.add_argument("--compile", action="store_true", help="fuse the networks with torch.compile: faster on GPUs")
     parser.add_argument("--hold-out", default="", help="names of clips that training never sees, with commas")
-    parser.add_argument("--without", choices=("ssr", "early-infusion", "late-infusion"), help="an ablation of Table 4")
+    parser.add_argument("--without", choices=("ssr", "early-infusion", "late-infusion", "vary"), help="an ablation")
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), help="(default: bf16 on a GPU that has it)")
     parser.add_argument("--workers", type=int, default=2, help="processes that read frames (default: %(default)s)")
     parser.add_argument("--validate-every", type=int, default=500, help="steps between pictures (default: %(default)s)")
@@ -237,6 +239,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         validate_every=arguments.validate_every,
         minutes=arguments.minutes,
+        start_from=arguments.start_from,
+        compiled=arguments.compile,
     )
     print(f"{arguments.output / 'teacher.safetensors'}; pictures in {arguments.output / 'validation'}")
     return 0

@@ -39,6 +39,26 @@ INNER_LOWER_LIP = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
 OUTER_UPPER_LIP = np.array([185, 40, 39, 37, 0, 267, 269, 270, 409])
 OUTER_LOWER_LIP = np.array([146, 91, 181, 84, 17, 314, 405, 321, 375])
 
+MIDLINE = np.array(
+    [0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
+    + [94, 151, 152, 164, 168, 175, 195, 197, 199, 200]
+)
+"""Points on the face's plane of symmetry, in order of their number."""
+
+
+def _mirror() -> np.ndarray:
+    """Numbers run through the right half and the midline first, then through the left half in the same order."""
+    mirror = np.arange(LANDMARKS)
+    right, left = np.setdiff1d(np.arange(248), MIDLINE), np.arange(248, 468)
+    right = np.concatenate([right, RIGHT_IRIS])
+    left = np.concatenate([left, LEFT_IRIS[[0, 3, 2, 1, 4]]])
+    mirror[right], mirror[left] = left, right
+    return mirror
+
+
+MIRROR = _mirror()
+"""The landmark on the other side of the face, for each; a midline's is itself."""
+
 STABLE = np.array(
     [10, 338, 297, 332, 284, 251, 389, 109, 67, 103, 54, 21, 162, 127, 356, 234, 454]
     + [9, 8, 168, 6, 197, 195, 151, 108, 337, 33, 133, 362, 263, 98, 327]

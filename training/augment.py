@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from edge import topology as topo
+from edge.topology import MIRROR
 from training.drawing import mesh_edges
 
 # SSR: simulation for super-resolution (paper Sec. 3.1, Fig. 4) ----------------------------------------------------
@@ -247,7 +248,7 @@ def region_mask(landmarks: torch.Tensor, size: int, regions: tuple[str, ...] = (
 
 
 @lru_cache
-def hidden_landmarks(regions: tuple[str, ...] = ("mouth",)) -> torch.Tensor:
+def hidden_landmarks(regions: tuple[str, ...] = ("mouth",), device: torch.device | None = None) -> torch.Tensor:
     """The landmarks that MTM hides with a region, int64: its own, and those that the mesh ties them to."""
     own = {
         "mouth": ([61, 291, 152, 149, 378, *topo.OUTER_UPPER_LIP, *topo.OUTER_LOWER_LIP, *topo.INNER_UPPER_LIP], 4),
@@ -267,7 +268,56 @@ def hidden_landmarks(regions: tuple[str, ...] = ("mouth",)) -> torch.Tensor:
         hidden |= part
     if "mouth" in regions:  # Four rings around the lips reach the nose, which rests.
         hidden[torch.tensor([1, 2, 4, 5, 6, 168, 195, 197, 98, 327])] = False
-    return hidden.nonzero().flatten()
+    return hidden.nonzero().flatten().to(device)
+
+
+# More faces than there are -------------------------------------------------------------------------------------------
+
+
+def vary(images: torch.Tensor, landmarks: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Another face in another light: mirrored, wider or narrower, turned, moved, in other colours, all at random.
+
+    Both frames of a pair take the same seed and so change alike. Not in the paper, which has 35,000 clips: few clips
+    hold few shapes of faces, and a teacher that learns them by heart draws no other.
+
+    Args:
+        images: float32 [N, 3, S, S] in 0..1.
+        landmarks: float32 [N, 478, 3], crop coordinates.
+        seeds: one a sample.
+
+    Returns:
+        Images and landmarks, of the same shapes.
+    """
+    matrices, shifts, flips, colours = [], [], [], []
+    for seed in seeds:
+        draw = np.random.default_rng([seed, 14])
+        flips.append(bool(draw.random() < 0.5))
+        turn, strength = math.radians(draw.uniform(-8, 8)), float(draw.random() < 0.8)  # some stay as sharp as they are
+        wide, high = np.exp(strength * (draw.uniform(-0.15, 0.1) + draw.uniform(-0.12, 0.12, 2)))
+        cos, sin = math.cos(strength * turn), math.sin(strength * turn)
+        matrices.append(np.array([[cos, -sin], [sin, cos]]) @ np.diag([wide, high]))
+        shifts.append(strength * draw.uniform(-0.08, 0.08, 2))
+        colours.append(
+            [*np.exp(draw.uniform(-0.1, 0.1, 3) + draw.uniform(-0.2, 0.15)), np.exp(draw.uniform(-0.25, 0.25)),
+             draw.uniform(0.6, 1.3)]
+        )  # fmt: skip
+    flip = torch.tensor(flips, device=images.device).view(-1, 1, 1)
+    images = torch.where(flip[..., None], images.flip(3), images)
+    other_side = landmarks[:, torch.from_numpy(MIRROR).to(landmarks.device)] * landmarks.new_tensor([-1, 1, 1])
+    landmarks = torch.where(flip, other_side, landmarks)
+
+    matrix, shift, colour = (torch.from_numpy(np.array(v)).to(images) for v in (matrices, shifts, colours))
+    depth = torch.linalg.det(matrix).sqrt().view(-1, 1, 1) * landmarks[..., 2:]
+    landmarks = torch.cat([landmarks[..., :2] @ matrix.mT + shift[:, None], depth], -1)
+    back = torch.linalg.inv(matrix)
+    theta = torch.cat([back, -back @ shift[..., None]], 2)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=True)
+    images = F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=True).clamp(0, 1)
+
+    gain, gamma, saturation = colour[:, :3], colour[:, 3:4], colour[:, 4:]
+    images = (images * gain[..., None, None]).clamp(1e-4, 1) ** gamma[..., None, None]
+    grey = images.mean(1, keepdim=True)
+    return (grey + (images - grey) * saturation[..., None, None]).clamp(0, 1), landmarks
 
 
 # Equivariance (paper Sec. 3.4) --------------------------------------------------------------------------------------

@@ -167,12 +167,16 @@ class TeacherTraining:
     betas: tuple[float, float] = (0.5, 0.999)
     gan_from: float = 0.5
     """Share of the run after which the discriminator joins: reconstruction first."""
-    faces_from: float = 0.05
+    faces_from: float = 0.2
     """Share of the run after which the head pose counts: before, there is no face to judge in the frames."""
+    fall_from: float = 0.7
+    """Share of the run after which the learning rate falls, evenly to a twentieth."""
     ema: float = 0.999
     seed: int = 0
     ssr: bool = True
     """Ablation (Table 4): the appearance encoder sees degraded sources."""
+    vary: bool = True
+    """Both frames of a pair changed alike, in shape and colour: more faces than there are clips."""
     early_infusion: bool = True
     late_infusion: bool = True
     regions: tuple[str, ...] = ("mouth",)

@@ -8,7 +8,9 @@ accumulation and processes. The run folder holds all that is needed to go on. Wh
 a sample's or step's number alone, so a run ends with the same weights however often it was stopped.
 """
 
+import copy
 import json
+import math
 import os
 import shutil
 import time
@@ -27,7 +29,7 @@ from torch import nn
 
 from edge.errors import InputError
 from edge.topology import LOCAL
-from training.augment import Transform, degrade, hidden_landmarks, region_mask
+from training.augment import Transform, degrade, hidden_landmarks, region_mask, vary
 from training.checkpoint import load_tensors, save_tensors, write_text
 from training.config import TEACHERS, TeacherConfig, TeacherTraining
 from training.discriminator import Discriminator
@@ -80,7 +82,7 @@ def make_face(images: torch.Tensor, landmarks: torch.Tensor, regions: tuple[str,
     size = images.shape[-1]
     local = landmarks[:, torch.from_numpy(LOCAL).to(landmarks.device), :2]
     mask = region_mask(landmarks, size, regions) if regions else None
-    hidden = hidden_landmarks(regions).to(landmarks.device) if regions else None
+    hidden = hidden_landmarks(regions, landmarks.device) if regions else None
     return Face(images, mesh_image(landmarks, size), landmarks, local, mask, hidden)
 
 
@@ -90,6 +92,9 @@ def make_step(pair: Pair, step: int, config: TeacherTraining, device: torch.devi
     source_landmarks, driving_landmarks = pair.source_landmarks.to(device), pair.driving_landmarks.to(device)
     seeds = [int(seed) for seed in pair.seed]
     with torch.no_grad():
+        if config.vary:
+            source, source_landmarks = vary(source, source_landmarks, seeds)
+            driving, driving_landmarks = vary(driving, driving_landmarks, seeds)
         appearance = degrade(source, seeds, config.seed * 1_000_003 + step) if config.ssr else source
         transform = Transform(seeds, source)
         moved = torch.cat([transform.inverse(source_landmarks[..., :2]), source_landmarks[..., 2:]], -1)
@@ -101,6 +106,27 @@ def make_step(pair: Pair, step: int, config: TeacherTraining, device: torch.devi
             transform,
             seeds,
         )
+
+
+class Outcome(NamedTuple):
+    """What a step gave, still on the device. To read it is to wait for the step, so it is read a step later."""
+
+    step: int
+    seeds: list[int]
+    names: tuple[str, ...]
+    values: torch.Tensor
+    """float32, one for each name."""
+
+    def read(self, run_folder: Path) -> dict[str, float]:
+        """The values by name; raises InputError where one is not finite."""
+        values = dict(zip(self.names, self.values.tolist(), strict=True))
+        if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
+            raise InputError(
+                f"Step {self.step}: {', '.join(wrong)} is not a finite number (samples of the seeds {self.seeds}). The "
+                f"last good checkpoint in {run_folder / 'checkpoints'} is kept; go on from it with a smaller learning "
+                "rate."
+            )
+        return values
 
 
 class Judges(NamedTuple):
@@ -193,6 +219,8 @@ def train_teacher(
     validate_every: int = 500,
     save_every_s: float = 120.0,
     minutes: float | None = None,
+    start_from: Path | None = None,
+    compiled: bool = False,
     progress: Progress | None = None,
     accelerator: Accelerator | None = None,
 ) -> SuperFace:
@@ -208,6 +236,8 @@ def train_teacher(
         validate_every: steps between pictures.
         save_every_s: seconds between checkpoints.
         minutes: stop after so long in this start, before `config.steps`; the next start goes on.
+        start_from: weights that another training made (`teacher.safetensors`), to begin from instead of random ones.
+        compiled: let `torch.compile` fuse Φ and the perceptual network; its start takes a minute or two.
         progress: default: a bar on a terminal, plain lines elsewhere.
         accelerator: default: a new one; tests pass theirs.
 
@@ -236,19 +266,29 @@ def train_teacher(
         )
     torch.backends.cudnn.benchmark = True  # every step has the same shapes
     set_seed(config.seed)
-    teacher = SuperFace(teacher_config(config))
-    networks = Networks(teacher, Discriminator(config.discriminator_channels), LandmarkRegressor())
-    average = {name: p.detach().clone().to(device) for name, p in teacher.named_parameters()}
+    networks = Networks(
+        SuperFace(teacher_config(config)), Discriminator(config.discriminator_channels), LandmarkRegressor()
+    )
+    if start_from is not None:
+        _start(start_from, networks)
+    averaged = copy.deepcopy(networks.teacher).requires_grad_(False).to(device)
+    average = dict(averaged.named_parameters())
     optimisers = [torch.optim.Adam(n.parameters(), config.learning_rate, betas=config.betas) for n in networks]
-    optimisers[2].param_groups[0].update(lr=1e-3, betas=(0.9, 0.99))
+    optimisers[2].param_groups[0].update(betas=(0.9, 0.99))
+    rates = (1.0, 1.0, 1e-3 / config.learning_rate)  # The regressor has one of its own.
     with torch.no_grad():  # The regressor starts at a mean face.
         first = np.stack([clips.landmarks(clip).mean(0) for clip in range(min(64, len(clips.keys)))])
         networks.regressor.mean.copy_(torch.from_numpy(first.mean(0)))
+    if compiled:
+        networks.teacher.compile()
     wrapped = accelerator.prepare(*networks, *optimisers)
     models, optimisers = Networks(*wrapped[:3]), list(wrapped[3:])
     networks = Networks(*(accelerator.unwrap_model(model) for model in models))
 
     judges = Judges(load_perceptual(device), load_head_pose(device))
+    if compiled and judges.perceptual:
+        maps = torch.compile(judges.perceptual.maps, dynamic=False)
+        judges = judges._replace(perceptual=judges.perceptual._replace(maps=maps))
     made_by = json.loads(json.dumps(asdict(replace(config, steps=0))))
     step, seconds = _resume(run_folder, made_by, networks, optimisers, average)
     if accelerator.is_main_process:
@@ -278,11 +318,15 @@ def train_teacher(
     started, saved, this_start = time.monotonic() - seconds, time.monotonic(), step
     with _board(run_folder) if accelerator.is_main_process else nullcontext() as board:
         batches = iter(loader)
+        outcome: Outcome | None = None
         while step < config.steps:
             gan, pose = (step >= begin * config.steps for begin in (config.gan_from, config.faces_from))
-            sums: dict[str, float] = {}
-            for optimiser in optimisers:
+            for optimiser, share_of_rate in zip(optimisers, rates, strict=True):
                 optimiser.zero_grad(set_to_none=True)
+                for group in optimiser.param_groups:
+                    group["lr"] = share_of_rate * learning_rate(step, config)
+            done: dict[str, torch.Tensor] = {}
+            seeds: list[int] = []
             try:
                 for part in range(parts):
                     batch = make_step(next(batches), step * parts + part, config, device)
@@ -297,14 +341,12 @@ def train_teacher(
                             terms = teacher_terms(made, batch, networks, judges, gan=gan, pose=pose)
                         weights = asdict(config.weights)
                         loss = sum(weights[name] * value for name, value in terms._asdict().items())
-                        if not torch.isfinite(loss):
-                            raise InputError(_not_finite(step, terms, batch, run_folder))
                         accelerator.backward(loss)
+                        norm = loss.new_zeros(())
                         if accelerator.sync_gradients:
                             norm = accelerator.clip_grad_norm_(models.teacher.parameters(), LONGEST_GRADIENT)
-                            # In fp16 the scaler meets infinities and skips such a step by itself.
-                            if precision != "fp16" and not torch.isfinite(norm):
-                                raise InputError(_not_finite(step, terms, batch, run_folder))
+                            if precision == "fp16":  # Its scaler meets infinities and skips such a step by itself.
+                                norm = norm.nan_to_num(posinf=0.0)
                         optimisers[0].step()
                         with accelerator.autocast():
                             found = models.regressor(batch.driving.image)
@@ -319,13 +361,11 @@ def train_teacher(
                                 fooled = discriminator_loss([h[0] for h in halves], [h[1] for h in halves])
                             accelerator.backward(fooled)
                             optimisers[1].step()
-                    for name, value in {
-                        **terms._asdict(),
-                        "total": loss,
-                        "discriminator": fooled,
-                        "landmarks": wrong,
-                    }.items():
-                        sums[name] = sums.get(name, 0.0) + float(value.detach()) / parts
+                    seeds += batch.seeds
+                    got = {
+                        **terms._asdict(), "total": loss, "discriminator": fooled, "landmarks": wrong, "gradient": norm,
+                    }  # fmt: skip
+                    done = {name: done.get(name, 0.0) + value.detach().float() / parts for name, value in got.items()}
             except torch.cuda.OutOfMemoryError as error:
                 raise InputError(
                     f"The GPU's memory is too small for {share} pairs at once. Take the batch in more parts: --parts "
@@ -336,38 +376,40 @@ def train_teacher(
                 own = [p for _, p in networks.teacher.named_parameters()]
                 torch._foreach_lerp_(list(average.values()), own, 1 - decay)
             step += 1
+            before, outcome = outcome, Outcome(step, seeds, tuple(done), torch.stack(list(done.values())))
+            if before:
+                before.read(run_folder)
 
             now = time.monotonic()
             stop = minutes is not None and (now - started - seconds) > 60 * minutes
             if minutes is not None and processes > 1:  # clocks differ, and all must stop at the same step
                 stop = bool(accelerator.reduce(torch.tensor(float(stop), device=device), "sum"))
             last = stop or step == config.steps
+            told, shown_now = step % 20 == 0 or step == 1 or last, step % validate_every == 0 or last
+            saving = last or now - saved > save_every_s
+            values = outcome.read(run_folder) if told or saving else {}
             if accelerator.is_main_process:
-                rate = (step - this_start) / (now - started - seconds)
-                left = (config.steps - step) / rate / 60
-                memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device.type == "cuda" else ""
-                speed = f"{rate * config.batch:.1f} pairs/s{memory}, {left:.0f} min left"
-                progress("training", step / config.steps, f"step {step}, loss {sums['total']:.3f}, {speed}")
-                if step % 20 == 0 or step == 1 or last:
-                    for name, value in sums.items() if board else ():
+                if told:
+                    rate = (step - this_start) / (now - started - seconds)
+                    memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device.type == "cuda" else ""
+                    left = (config.steps - step) / rate / 60
+                    speed = f"{rate * config.batch:.1f} pairs/s{memory}, {left:.0f} min left"
+                    progress("training", step / config.steps, f"step {step}, loss {values['total']:.3f}, {speed}")
+                    for name, value in values.items() if board else ():
                         board.add_scalar(f"loss/{name}", value, step)
                     with (run_folder / "history.jsonl").open("a") as file:
                         record = {"step": step, "seconds": round(now - started, 1)}
-                        file.write(json.dumps(record | {name: round(value, 5) for name, value in sums.items()}) + "\n")
-                if step % validate_every == 0 or last:
-                    picture = validate(
-                        networks.teacher, average, validation, run_folder / "validation" / f"{step:07d}.png"
-                    )
+                        file.write(json.dumps(record | {name: round(v, 5) for name, v in values.items()}) + "\n")
+                if shown_now:
+                    picture = validate(averaged, validation, run_folder / "validation" / f"{step:07d}.png")
                     if board:
                         board.add_image("validation", picture, step)
-                if last or now - saved > save_every_s:
+                if saving:
                     saved = now
                     _save(run_folder, step, now - started, made_by, networks, optimisers, average)
             if stop:
                 break
     accelerator.wait_for_everyone()
-    trained = SuperFace(teacher_config(config))
-    trained.load_state_dict({**networks.teacher.state_dict(), **average})
     if accelerator.is_main_process:
         card = {
             "config": asdict(teacher_config(config)),
@@ -375,10 +417,10 @@ def train_teacher(
             "judges": judges.card,
             "step": step,
         }
-        tensors = {f"teacher/{name}": value for name, value in trained.state_dict().items()}
+        tensors = {f"teacher/{name}": value for name, value in averaged.state_dict().items()}
         tensors |= {f"discriminator/{name}": value for name, value in networks.discriminator.state_dict().items()}
         save_tensors(run_folder / "teacher.safetensors", tensors, card | {"version": VERSION})
-    return trained.eval()
+    return averaged.cpu().eval()
 
 
 def teacher_config(config: TeacherTraining) -> TeacherConfig:
@@ -391,34 +433,40 @@ def _halves(judgement: Any) -> tuple[Any, Any]:
     return tuple(judgement._replace(realness=realness, features=()) for realness in judgement.realness.chunk(2))
 
 
-def _not_finite(step: int, terms: TeacherTerms, batch: Step, run_folder: Path) -> str:
-    wrong = [name for name, value in terms._asdict().items() if not torch.isfinite(value)] or ["the gradient"]
-    return (
-        f"Step {step}: {', '.join(wrong)} is not a finite number (samples of the seeds {batch.seeds}). The last good "
-        f"checkpoint in {run_folder / 'checkpoints'} is kept; go on from it with a smaller learning rate."
-    )
+def learning_rate(step: int, config: TeacherTraining) -> float:
+    """The rate at a step: up over the first hundred, level, and down to a twentieth at the run's end."""
+    fallen = (step / config.steps - config.fall_from) / max(1 - config.fall_from, 1e-6)
+    return config.learning_rate * min(1.0, (step + 1) / 100) * (1 - 0.95 * min(max(fallen, 0.0), 1.0))
+
+
+def _start(path: Path, networks: Networks) -> None:
+    """Put the weights of another training in place."""
+    tensors, record = load_tensors(path)
+    if record.get("version", 0) > VERSION:
+        raise InputError(f"{path} was made by a newer version. Update this software.")
+    try:
+        for name in ("teacher", "discriminator"):
+            network = getattr(networks, name)
+            network.load_state_dict({key: tensors[f"{name}/{key}"].float() for key in network.state_dict()})
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{path} does not fit this teacher ({error}).") from error
 
 
 def _validation_step(clips: Clips, config: TeacherTraining, device: torch.device) -> Step:
     """A fixed batch: the first pairs of the order."""
     pairs = [clips[sample] for sample in range(VALIDATION_PAIRS)]
     stacked = [torch.stack(values) for values in list(zip(*pairs, strict=True))[:4]]
-    return make_step(Pair(*stacked, [pair.seed for pair in pairs]), 0, config, device)
+    return make_step(Pair(*stacked, [pair.seed for pair in pairs]), 0, replace(config, vary=False), device)
 
 
 @torch.no_grad()
-def validate(teacher: nn.Module, average: Mapping[str, torch.Tensor], step: Step, path: Path) -> np.ndarray:
+def validate(teacher: nn.Module, step: Step, path: Path) -> np.ndarray:
     """The fixed batch through the averaged teacher, as a PNG: what it saw, source, driving, made, one pair a column.
 
     Returns:
         The picture, uint8 [3, H, W].
     """
-    made = torch.func.functional_call(
-        teacher,
-        dict(average),
-        kwargs={"source": step.source, "driving": step.driving, "appearance": step.appearance},
-        args=(),
-    ).frames
+    made = teacher(source=step.source, driving=step.driving, appearance=step.appearance).frames
     rows = [torch.cat(list(row.float()), 2) for row in (step.appearance, step.source.image, step.driving.image, made)]
     picture = (torch.cat(rows, 1).clamp(0, 1) * 255).round().byte().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
