@@ -205,8 +205,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=float, default=defaults.learning_rate, help="learning rate (default: %(default)s)"
     )
-    parser.add_argument("--start-from", type=Path, help="weights of another training (teacher.safetensors) to begin with")
-    parser.add_argument("--compile", action="store_true", help="fuse the networks with torch.compile: faster on GPUs")
+    parser.add_argument("--start-from", type=Path, help="teacher.safetensors of another training, to begin with")
     parser.add_argument("--hold-out", default="", help="names of clips that training never sees, with commas")
     parser.add_argument("--without", choices=("ssr", "early-infusion", "late-infusion", "vary"), help="an ablation")
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), help="(default: bf16 on a GPU that has it)")
@@ -240,7 +239,6 @@ def run_train(arguments: argparse.Namespace) -> int:
         validate_every=arguments.validate_every,
         minutes=arguments.minutes,
         start_from=arguments.start_from,
-        compiled=arguments.compile,
     )
     print(f"{arguments.output / 'teacher.safetensors'}; pictures in {arguments.output / 'validation'}")
     return 0

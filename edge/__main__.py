@@ -161,7 +161,10 @@ def run_track(arguments: argparse.Namespace) -> int:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_bench)
-    parser.add_argument("avatar", type=Path, help="the folder NAME.avatar")
+    parser.add_argument("avatar", type=Path, nargs="?", help="the folder NAME.avatar")
+    parser.add_argument(
+        "--devices", action="store_true", help="predict named phones from published latencies instead of measuring here"
+    )
     parser.add_argument("--frames", type=int, default=60, help="counted frames per row (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads, one row each (default: 1 2)")
     parser.add_argument("--numpy", action="store_true", help="measure the plain-numpy runtime as well")
@@ -169,12 +172,29 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Print an avatar's speed, memory and share of the machine's limit."""
+    """Print an avatar's speed, memory and share of the machine's limit; or what named phones should need for it."""
+    if arguments.devices:
+        return _predict(arguments)
     from edge.bench import bench, native_runtimes, table
+
+    if arguments.avatar is None:
+        raise InputError(
+            "Which avatar? Give the folder NAME.avatar, or --devices to predict the tiers on named phones."
+        )
 
     runtimes = (*native_runtimes(), "numpy") if arguments.numpy else None
     result = bench(arguments.avatar, frames=arguments.frames, threads=arguments.threads, runtimes=runtimes)
     print(json.dumps(result.as_json()) if arguments.json else table(result))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from edge import phones
+    from edge.bundle import read_manifest
+
+    manifest = read_manifest(arguments.avatar) if arguments.avatar else None
+    predictions = phones.predict(avatar=(manifest.name, manifest.gmacs) if manifest else None)
+    print(json.dumps(phones.as_json(predictions)) if arguments.json else phones.table(predictions))
     return 0
 
 

@@ -16,6 +16,7 @@ from training.augment import (
     hidden_landmarks,
     jpeg,
     region_mask,
+    vary,
 )
 from training.drawing import mesh_edges
 
@@ -97,6 +98,46 @@ def test_a_picture_and_its_points_are_transformed_alike():
     row, column = divmod(int(moved.argmax()), 128)
     found = torch.tensor([axis[column], axis[row]])
     assert torch.allclose(found, transform.inverse(place)[0, 0], atol=0.02)
+
+
+def test_a_varied_picture_and_its_landmarks_change_alike(faces):
+    """Each landmark drawn as a bright dot is found where it is said to be, mirrored or not."""
+    seeds = list(range(12))
+    landmarks = torch.from_numpy(faces[:1]).repeat(12, 1, 1)
+    axis = torch.linspace(-1, 1, 256)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    mirrored = []
+    for mark in (topo.RIGHT_EYE_OUTER, topo.LEFT_MOUTH_CORNER):
+        place = landmarks[:, mark, :2]
+        dots = torch.exp(-((x - place[:, 0, None, None]) ** 2 + (y - place[:, 1, None, None]) ** 2) / 0.002)
+        images, moved = vary(dots[:, None].repeat(1, 3, 1, 1), landmarks, seeds)
+        bright = images.mean(1).flatten(1).argmax(1)
+        found = torch.stack([axis[bright % 256], axis[bright // 256]], -1)
+        away = [(moved[:, number, :2] - found).norm(dim=1) for number in (mark, int(topo.MIRROR[mark]))]
+        assert (torch.minimum(*away) < 0.02).all()
+        mirrored.append((away[1] < away[0]).tolist())
+    assert mirrored[0] == mirrored[1]
+    assert 0 < sum(mirrored[0]) < 12
+
+
+def test_a_variation_depends_on_its_own_seed_alone(picture, faces):
+    landmarks = torch.from_numpy(faces)
+    both = vary(picture.repeat(2, 1, 1, 1), landmarks, [3, 8])
+    one = vary(picture, landmarks[1:], [8])
+    assert torch.allclose(both[0][1:], one[0], atol=1e-5)
+    assert torch.allclose(both[1][1:], one[1], atol=1e-5)
+
+
+def test_a_landmark_mirrored_twice_is_itself(faces):
+    assert np.array_equal(topo.MIRROR[topo.MIRROR], np.arange(topo.LANDMARKS))
+    assert np.array_equal(np.flatnonzero(np.arange(topo.LANDMARKS) == topo.MIRROR), topo.MIDLINE)
+    assert np.array_equal(topo.MIRROR[topo.RIGHT_UPPER_LID], topo.LEFT_UPPER_LID)
+    assert np.array_equal(topo.MIRROR[topo.RIGHT_BROW], topo.LEFT_BROW)
+    # A face that looks ahead is its own mirror image, nearly: no point lands far from where its partner was.
+    face = faces[0] - faces[0][topo.MIDLINE].mean(0)
+    turned = face[topo.MIRROR] * [-1, 1, 1]
+    u, _, vt = np.linalg.svd(turned.T @ face)
+    assert np.linalg.norm(turned @ u @ vt - face, axis=1).max() < 0.06
 
 
 def test_the_mouths_mask_covers_the_mouth_and_spares_the_eyes(faces):

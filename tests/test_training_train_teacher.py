@@ -168,7 +168,7 @@ def test_two_processes_are_one(shards, tmp_path):
 @pytest.mark.slow
 def test_a_tiny_teacher_learns_a_clip(shards, tmp_path):
     """Reconstruction error falls by 40 % and more within a minute."""
-    config = replace(TINY, steps=120, gan_from=1.0, learning_rate=1e-3, ssr=False)
+    config = replace(TINY, steps=120, gan_from=1.0, fall_from=1.0, learning_rate=1e-3, ssr=False, vary=False)
     train(shards, tmp_path / "run", config)
     lines = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 1
@@ -178,9 +178,25 @@ def test_a_tiny_teacher_learns_a_clip(shards, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run(shards, tmp_path, monkeypatch):
     train(shards, tmp_path / "run", replace(TINY, steps=4), save_every_s=0)
     monkeypatch.setattr(module, "expression_loss", lambda values: values.sum() * float("nan"))
-    with pytest.raises(InputError, match=r"Step 4: expression is not a finite number .*checkpoint"):
+    with pytest.raises(InputError, match=r"Step 5: not a finite number: expression, .*checkpoint"):
         train(shards, tmp_path / "run", replace(TINY, steps=6))
     assert (tmp_path / "run" / "checkpoints" / "step-0000004" / "weights.safetensors").exists()
+
+
+def test_a_run_begins_from_weights_of_another(trained, shards, tmp_path):
+    run, state = trained
+    config = replace(TINY, steps=1, learning_rate=1e-9)
+    begun = train(shards, tmp_path / "run", config, start_from=run / "teacher.safetensors").state_dict()
+    assert all(torch.allclose(begun[name], state[name], atol=1e-5) for name in state)
+    with pytest.raises(InputError, match="does not fit this teacher"):
+        train(shards, tmp_path / "other", replace(config, late_infusion=False), start_from=run / "teacher.safetensors")
+
+
+def test_the_rate_rises_stays_and_falls():
+    config = TeacherTraining(steps=1000, learning_rate=2.0, fall_from=0.5)
+    assert [module.learning_rate(step, config) for step in (0, 99, 500)] == pytest.approx([0.02, 2.0, 2.0])
+    assert module.learning_rate(750, config) == pytest.approx(2 * (1 - 0.95 / 2))
+    assert module.learning_rate(1000, config) == pytest.approx(0.1)
 
 
 def test_a_checkpoint_of_other_settings_is_refused(trained, shards):

@@ -346,14 +346,14 @@ class Transform:
         radial = distance.square() * torch.log(distance + 1e-6)
         return moved + (radial * self.bend[:, None]).sum(-1, keepdim=True)
 
-    def inverse(self, places: torch.Tensor, *, rounds: int = 60) -> torch.Tensor:
-        """T⁻¹: places of the image [N, P, 2] → of the transformed image, by damped fixed point.
+    def inverse(self, places: torch.Tensor, *, rounds: int = 12) -> torch.Tensor:
+        """T⁻¹: places of the image [N, P, 2] → of the transformed image, by steps that undo the affine part.
 
         Far outside a strong T folds and has no inverse; there the result is somewhere, and finite.
         """
-        guess = places
+        guess, back = places, torch.linalg.inv(self.matrix[:, :, :2]).mT
         for _ in range(rounds):
-            guess = (guess - 0.5 * (self.points(guess) - places)).clamp(-2, 2)
+            guess = (guess - (self.points(guess) - places) @ back).clamp(-2, 2)
         return guess
 
     def image(self, images: torch.Tensor) -> torch.Tensor:

@@ -111,7 +111,6 @@ def mesh_image(landmarks: torch.Tensor, size: int) -> torch.Tensor:
     return torch.stack(maps, 1)
 
 
-@torch.compiler.disable  # its lists of edges are made once, which a trace would not see
 def local_maps(local_landmarks: torch.Tensor, size: int) -> torch.Tensor:
     """c^loc as pictures: float32 [N, M, 2 or 3] → [N, 6, size, size] in 0..1, one for each group of `local_edges`."""
     edges_of = local_edges(local_landmarks.device)

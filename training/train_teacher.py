@@ -122,9 +122,8 @@ class Outcome(NamedTuple):
         values = dict(zip(self.names, self.values.tolist(), strict=True))
         if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
             raise InputError(
-                f"Step {self.step}: {', '.join(wrong)} is not a finite number (samples of the seeds {self.seeds}). The "
-                f"last good checkpoint in {run_folder / 'checkpoints'} is kept; go on from it with a smaller learning "
-                "rate."
+                f"Step {self.step}: not a finite number: {', '.join(wrong)} (samples of the seeds {self.seeds}). The "
+                f"last good checkpoint in {run_folder / 'checkpoints'} is kept; go on from it with a smaller learning rate."
             )
         return values
 
@@ -220,7 +219,6 @@ def train_teacher(
     save_every_s: float = 120.0,
     minutes: float | None = None,
     start_from: Path | None = None,
-    compiled: bool = False,
     progress: Progress | None = None,
     accelerator: Accelerator | None = None,
 ) -> SuperFace:
@@ -237,7 +235,6 @@ def train_teacher(
         save_every_s: seconds between checkpoints.
         minutes: stop after so long in this start, before `config.steps`; the next start goes on.
         start_from: weights that another training made (`teacher.safetensors`), to begin from instead of random ones.
-        compiled: let `torch.compile` fuse Φ and the perceptual network; its start takes a minute or two.
         progress: default: a bar on a terminal, plain lines elsewhere.
         accelerator: default: a new one; tests pass theirs.
 
@@ -279,16 +276,11 @@ def train_teacher(
     with torch.no_grad():  # The regressor starts at a mean face.
         first = np.stack([clips.landmarks(clip).mean(0) for clip in range(min(64, len(clips.keys)))])
         networks.regressor.mean.copy_(torch.from_numpy(first.mean(0)))
-    if compiled:
-        networks.teacher.compile()
     wrapped = accelerator.prepare(*networks, *optimisers)
     models, optimisers = Networks(*wrapped[:3]), list(wrapped[3:])
     networks = Networks(*(accelerator.unwrap_model(model) for model in models))
 
     judges = Judges(load_perceptual(device), load_head_pose(device))
-    if compiled and judges.perceptual:
-        maps = torch.compile(judges.perceptual.maps, dynamic=False)
-        judges = judges._replace(perceptual=judges.perceptual._replace(maps=maps))
     made_by = json.loads(json.dumps(asdict(replace(config, steps=0))))
     step, seconds = _resume(run_folder, made_by, networks, optimisers, average)
     if accelerator.is_main_process:
