@@ -297,9 +297,8 @@ def main() -> int:
         ]
     rows = []
     print(machine())
-    print(
-        f"{'network':36}{'pixels':>7}{'weights':>9}{'GMACs':>8}{'counted':>9}{'threads':>9}{'ms':>9}{'p90':>9}{'× ours':>8}"
-    )
+    print(f"{'network':36}{'pixels':>7}{'weights':>9}{'GMACs':>8}{'counted':>9}", end="")
+    print(f"{'threads':>9}{'ms':>9}{'p90':>9}{'× ours':>8}")
     for threads in arguments.threads:
         times = measure(networks, threads, arguments.rounds)
         base = next(
@@ -314,10 +313,8 @@ def main() -> int:
                 threads, round(median, 1), round(p90, 1), round(median / base, 2),
             )  # fmt: skip
             rows.append(row)
-            print(
-                f"{row[0]:36}{row[1]:>7}{row[2]:>9}{row[3]:>8.2f}{row[4] or '–':>9}{row[5]:>9}{row[6]:>9.1f}{row[7]:>9.1f}"
-                f"{row[8]:>8.2f}"
-            )
+            print(f"{row[0]:36}{row[1]:>7}{row[2]:>9}{row[3]:>8.2f}{row[4] or '–':>9}", end="")
+            print(f"{threads:>9}{row[6]:>9.1f}{row[7]:>9.1f}{row[8]:>8.2f}")
     with TABLE.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
     if arguments.json:

@@ -60,6 +60,9 @@ CHUNK = 16
 """Frames that the teacher renders at once; a killed run repeats one chunk at most."""
 WHOLE_EVERY = 8
 """Steps from one whole frame to the next, where a head pose is compared."""
+JUDGED_EVERY = 4
+"""Steps from one in which the judges look at the frames to the next; their terms count as much more there. On a
+CPU such a step takes eight times as long as one on pixels alone."""
 MARGIN = 16
 """Pixels painted around a training window and not compared."""
 CELL_PX = SIZE // FIELD
@@ -413,6 +416,10 @@ def distil(
     student.motion_trunk.precision = student.generator.precision = _precision(device)
     motion_share = config.motion_share if config.motion_field else 0.0
 
+    weights = replace(
+        config.weights, perceptual=JUDGED_EVERY * config.weights.perceptual, gan=JUDGED_EVERY * config.weights.gan
+    )
+
     def save() -> None:
         record = {"made_by": made_by, "step": step, "seconds": seconds, "history": history}
         save_tensors(checkpoint, _training_state(student, optimiser, average), record)
@@ -442,14 +449,15 @@ def distil(
             features = student.distributor(volume)
             inner = slice(window.top - around.top, window.top - around.top + window.size)
             made = student.animate(batch.keypoints, batch.local_landmarks, features, around)
+            judged = step % JUDGED_EVERY == JUDGED_EVERY // 2  # never a whole frame
             terms = student_loss(
                 made.image[..., inner, inner],
                 batch.frames,
                 batch.local_landmarks,
-                config.weights,
+                weights,
                 window=None if whole else window,
-                perceptual=perceptual,
-                discriminator=discriminator,
+                perceptual=perceptual if judged else None,
+                discriminator=discriminator if judged else None,
                 head_pose=head_pose,
             )
             # The delivered field keeps holding the motion network while pixels pull at it.

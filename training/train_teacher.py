@@ -123,7 +123,8 @@ class Outcome(NamedTuple):
         if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
             raise InputError(
                 f"Step {self.step}: not a finite number: {', '.join(wrong)} (samples of the seeds {self.seeds}). The "
-                f"last good checkpoint in {run_folder / 'checkpoints'} is kept; go on from it with a smaller learning rate."
+                f"last good checkpoint in {run_folder / 'checkpoints'} is kept; go on from it with a smaller learning "
+                "rate."
             )
         return values
 

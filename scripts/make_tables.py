@@ -1,0 +1,120 @@
+"""The tables of README.md and docs/benchmarks.md, made from the CSV files beside them: `python scripts/make_tables.py`.
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`; a test holds every one equal to what this makes.
+"""
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+FILES = (ROOT / "README.md", DOCS / "benchmarks.md")
+HERE = "2-core x86-64 CPU (AMD EPYC)"
+
+sys.path.insert(0, str(ROOT))
+
+from edge import phones
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """Rows of a CSV file in docs; none where it is not there yet."""
+    path = DOCS / name
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def speed() -> str:
+    """The newest measurement of a default avatar on our machine: a line for each runtime and precision."""
+    rows = [row for row in read("benchmarks.csv") if row["device"] == HERE]
+    newest = [row for row in rows if (row["date"], row["commit"]) == (rows[-1]["date"], rows[-1]["commit"])]
+    table = []
+    for one in (row for row in newest if row["threads"] == "1"):
+        key = ("runtime", "precision")
+        two = next(row for row in newest if row["threads"] == "2" and all(row[k] == one[k] for k in key))
+        table.append(
+            [
+                f"{one['runtime']}, {one['precision']}", one["file_mb"],
+                f"{one['latency_ms_p50']} ({one['latency_ms_p90']})", f"{two['latency_ms_p50']} ({two['latency_ms_p90']})",
+                f"{float(one['share_of_peak']):.2f}", f"{one['extra_mb']}",
+            ]
+        )  # fmt: skip
+    head = ("runtime", "MB", "ms, 1 thread (p90)", "ms, 2 threads (p90)", "of fp32 GEMM", "memory beyond the runtime, MB")
+    return _markdown(head, table)
+
+
+def peers() -> str:
+    """Others' networks beside ours."""
+    rows = read("peers.csv")
+    table = []
+    for one in (row for row in rows if row["threads"] == "1"):
+        key = ("network", "precision")
+        two = next(row for row in rows if row["threads"] == "2" and all(row[k] == one[k] for k in key))
+        table.append(
+            [
+                f"{one['network']}, {one['precision']}", one["pixels"], one["gmacs"], one["published_gmacs"] or "–",
+                one["median_ms"], two["median_ms"], one["times_ours"],
+            ]
+        )  # fmt: skip
+    head = ("network", "pixels", "GMACs, as built", "GMACs, published", "ms, 1 thread", "ms, 2 threads", "× ours")
+    return _markdown(head, table)
+
+
+def designs() -> str:
+    """The search of designs."""
+    head = ("design", "", "GMACs", "PSNR, calm", "PSNR, extremes", "SSIM", "energy", "fp32 ms", "int8 ms", "int8 dB")
+    keys = ("name", "what", "gmacs", "psnr_db", "extremes_db", "ssim", "energy", "fp32_ms", "int8_ms", "int8_db")
+    return _markdown(head, [[row[key] for key in keys] for row in read("designs.csv")])
+
+
+def scale() -> str:
+    """GFLOPs, steps and frames against quality."""
+    keys = ("what", "gmacs", "psnr_db", "extremes_db", "ssim", "energy", "seconds")
+    head = ("student", "GMACs", "PSNR, calm", "PSNR, extremes", "SSIM", "energy", "training, s")
+    return _markdown(head, [[row[key] for key in keys] for row in read("scale.csv")])
+
+
+def devices() -> str:
+    """Predictions for named chips."""
+    predictions = phones.predict()
+    names = list(predictions[0].frame_ms)
+    table = []
+    for one in predictions:
+        error = f"{one.error:.0%}" if one.error is not None else "–"
+        times = [f"{one.frame_ms[name]:.1f} ({1000 / one.frame_ms[name]:.0f})" for name in names]
+        table.append([one.device, one.unit, one.precision, one.runtime, str(one.rows), error, *times, one.recommended])
+    head = ("device", "unit", "weights", "runtime", "rows", "error", *(f"{n}, ms (fps)" for n in names), "recommended")
+    return _markdown(head, table)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "speed": speed, "peers": peers, "designs": designs, "scale": scale, "devices": devices,
+}  # fmt: skip
+
+
+def filled(text: str) -> str:
+    """A document with its tables made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- table {match[1]} -->\n\n{TABLES[match[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Write both documents."""
+    for path in FILES:
+        path.write_text(filled(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
