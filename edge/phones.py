@@ -76,9 +76,12 @@ def read_published(path: Path = LATENCIES) -> list[Published]:
     """The table that comes with the package."""
     with path.open(newline="") as file:
         return [
-            Published(**{**row, "gmacs": float(row["gmacs"]), "latency_ms": float(row["latency_ms"])})
+            Published(
+                row["device"], row["model"], float(row["gmacs"]), row["precision"], row["runtime"], row["unit"],
+                row["threads"], float(row["latency_ms"]), row["source"],
+            )
             for row in csv.DictReader(file)
-        ]
+        ]  # fmt: skip
 
 
 def fit(gmacs: Sequence[float], latency_ms: Sequence[float]) -> Line:
@@ -110,7 +113,7 @@ def tiers(published: Iterable[Published]) -> dict[str, float]:
 
 
 def warp_gmacs(published: Iterable[Published], precision: str) -> float:
-    """What our students do beside convolution on a CPU, as GMACs of convolution in the same time."""
+    """What our students do beside convolution on a CPU, as GMACs of convolution at that precision in the same time."""
     ours = [row for row in published if row.source == OURS and (row.precision == "int8") == (precision == "int8")]
     line = fit([row.gmacs for row in ours], [row.latency_ms for row in ours])
     return line.base_ms / line.ms_per_gmac
@@ -124,7 +127,7 @@ def npu_warp_factor(published: Sequence[Published]) -> float:
             group = [
                 other
                 for other in published
-                if (other.device, other.unit, other.precision) == (row.device, row.unit, "w8a8")
+                if (other.device, other.unit, other.precision) == (row.device, row.unit, "int8")
             ]
             if len(group) > 1:
                 line = fit([other.gmacs for other in group], [other.latency_ms for other in group])
@@ -154,10 +157,18 @@ def predict(
         work, time = [row.gmacs for row in rows], [row.latency_ms for row in rows]
         line = fit(work, time)
         errors = leave_one_out(work, time)
-        beside = warp_gmacs(published, "fp32" if precision in ("fp32", "float") else "int8") if unit == "cpu" else 0.0
-        frame_ms = {
-            name: line.at(gmacs + beside if unit == "cpu" else gmacs * on_npu) for name, gmacs in wanted.items()
-        }
+        if unit == "cpu":
+            # The warp is in 32 bits whatever the weights are, so a chip's own fp32 rows say best what it takes.
+            floats = next((g for key, g in groups.items() if key[:3] == (device, "cpu", "fp32")), None)
+            kind, slope = (
+                ("fp32", fit([row.gmacs for row in floats], [row.latency_ms for row in floats]).ms_per_gmac)
+                if floats
+                else (precision, line.ms_per_gmac)
+            )
+            beside_ms = warp_gmacs(published, kind) * slope
+            frame_ms = {name: line.at(gmacs) + beside_ms for name, gmacs in wanted.items()}
+        else:
+            frame_ms = {name: line.at(gmacs * on_npu) for name, gmacs in wanted.items()}
         error = float(np.median(errors)) if errors else None
         best = _recommend({name: frame_ms[name] for name in sizes})
         predictions.append(Prediction(device, unit, precision, runtime, len(rows), error, frame_ms, best))

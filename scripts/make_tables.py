@@ -5,18 +5,15 @@ A table stands between `<!-- table NAME -->` and `<!-- end -->`; a test holds ev
 
 import csv
 import re
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from edge import phones
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 FILES = (ROOT / "README.md", DOCS / "benchmarks.md")
 HERE = "2-core x86-64 CPU (AMD EPYC)"
-
-sys.path.insert(0, str(ROOT))
-
-from edge import phones
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -43,12 +40,21 @@ def speed() -> str:
         two = next(row for row in newest if row["threads"] == "2" and all(row[k] == one[k] for k in key))
         table.append(
             [
-                f"{one['runtime']}, {one['precision']}", one["file_mb"],
-                f"{one['latency_ms_p50']} ({one['latency_ms_p90']})", f"{two['latency_ms_p50']} ({two['latency_ms_p90']})",
-                f"{float(one['share_of_peak']):.2f}", f"{one['extra_mb']}",
+                f"{one['runtime']}, {one['precision']}",
+                one["file_mb"],
+                *(f"{row['latency_ms_p50']} ({row['latency_ms_p90']})" for row in (one, two)),
+                f"{float(one['share_of_peak']):.2f}",
+                one["extra_mb"],
             ]
-        )  # fmt: skip
-    head = ("runtime", "MB", "ms, 1 thread (p90)", "ms, 2 threads (p90)", "of fp32 GEMM", "memory beyond the runtime, MB")
+        )
+    head = (
+        "runtime",
+        "MB",
+        "ms, 1 thread (p90)",
+        "ms, 2 threads (p90)",
+        "of fp32 GEMM",
+        "memory beyond the runtime, MB",
+    )
     return _markdown(head, table)
 
 
@@ -69,20 +75,6 @@ def peers() -> str:
     return _markdown(head, table)
 
 
-def designs() -> str:
-    """The search of designs."""
-    head = ("design", "", "GMACs", "PSNR, calm", "PSNR, extremes", "SSIM", "energy", "fp32 ms", "int8 ms", "int8 dB")
-    keys = ("name", "what", "gmacs", "psnr_db", "extremes_db", "ssim", "energy", "fp32_ms", "int8_ms", "int8_db")
-    return _markdown(head, [[row[key] for key in keys] for row in read("designs.csv")])
-
-
-def scale() -> str:
-    """GFLOPs, steps and frames against quality."""
-    keys = ("what", "gmacs", "psnr_db", "extremes_db", "ssim", "energy", "seconds")
-    head = ("student", "GMACs", "PSNR, calm", "PSNR, extremes", "SSIM", "energy", "training, s")
-    return _markdown(head, [[row[key] for key in keys] for row in read("scale.csv")])
-
-
 def devices() -> str:
     """Predictions for named chips."""
     predictions = phones.predict()
@@ -96,9 +88,7 @@ def devices() -> str:
     return _markdown(head, table)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "speed": speed, "peers": peers, "designs": designs, "scale": scale, "devices": devices,
-}  # fmt: skip
+TABLES: dict[str, Callable[[], str]] = {"speed": speed, "peers": peers, "devices": devices}
 
 
 def filled(text: str) -> str:

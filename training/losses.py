@@ -109,9 +109,14 @@ def perceptual_loss(features: Features, frames: torch.Tensor, teacher_frames: to
     return torch.stack([F.l1_loss(mine, theirs) for mine, theirs in pairs]).mean()
 
 
-def gan_loss(discriminator: Discriminator, frames: torch.Tensor) -> torch.Tensor:
-    """L_G, the student's side of the least-squares game: the delivered discriminator should say 1."""
-    return (discriminator(frames) - 1).square().mean()
+def gan_loss(discriminator: Discriminator, frames: torch.Tensor, teacher_frames: torch.Tensor) -> torch.Tensor:
+    """L_G: the delivered discriminator should find a frame as real as the teacher's, patch by patch (least squares).
+
+    Not real without limit: a discriminator that no longer learns is fooled by patterns that no eye takes for skin.
+    """
+    with torch.no_grad():
+        wanted = discriminator(teacher_frames)
+    return (discriminator(frames) - wanted).square().mean()
 
 
 def head_pose_loss(
@@ -161,7 +166,7 @@ def student_loss(
     local = local_loss(frames, teacher_frames, boxes)
     sharpness = sharpness_loss(frames, teacher_frames)
     seen = perceptual_loss(perceptual, frames, teacher_frames) if perceptual else none
-    real = gan_loss(discriminator, frames) if discriminator else none
+    real = gan_loss(discriminator, frames, teacher_frames) if discriminator else none
     turned = head_pose_loss(head_pose, frames, teacher_frames, local_landmarks) if head_pose and not window else none
     total = (
         weights.reconstruction * (reconstruction + multi_scale)
