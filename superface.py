@@ -209,7 +209,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hold-out", default="", help="names of clips that training never sees, with commas")
     parser.add_argument("--without", choices=("ssr", "early-infusion", "late-infusion", "vary"), help="an ablation")
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), help="(default: bf16 on a GPU that has it)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read frames (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="processes that read frames (default: 4 beside a GPU, else none)")
     parser.add_argument("--validate-every", type=int, default=500, help="steps between pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
 

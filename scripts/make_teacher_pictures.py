@@ -43,7 +43,7 @@ def main() -> None:
             frames = teacher.render(teacher.prepare(image, landmarks), wanted).frames
             tiles = [_tile(portrait.image), *[_tile(_bytes(frame)) for frame in frames]]
             rows.append(np.concatenate(tiles, 1))
-    Image.fromarray(np.concatenate(rows)).save(PICTURES / "teacher.png", optimize=True)
+    Image.fromarray(np.concatenate(rows)).quantize(192).save(PICTURES / "teacher.png", optimize=True)
 
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.6), layout="constrained")

@@ -215,7 +215,7 @@ def train_teacher(
     *,
     precision: str | None = None,
     parts: int = 1,
-    workers: int = 2,
+    workers: int | None = None,
     validate_every: int = 500,
     save_every_s: float = 120.0,
     minutes: float | None = None,
@@ -231,7 +231,7 @@ def train_teacher(
         config: what is trained and how; the same for every start of one run.
         precision: "bf16", "fp16" or "no"; default: bf16 on a GPU that has it, else none.
         parts: a step's batch is taken in so many parts, one after another (gradient accumulation).
-        workers: processes that read frames.
+        workers: processes that read frames; default: 4 beside a GPU, none on a CPU, whose cores they would take.
         validate_every: steps between pictures.
         save_every_s: seconds between checkpoints.
         minutes: stop after so long in this start, before `config.steps`; the next start goes on.
@@ -296,6 +296,8 @@ def train_teacher(
         process=accelerator.process_index,
         processes=processes,
     )
+    if workers is None:
+        workers = 4 if device.type == "cuda" else 0
     loader = torch.utils.data.DataLoader(
         clips,
         share,
