@@ -6,6 +6,7 @@ from edge.spec import FIELD
 from edge.topology import LOCAL
 from training.config import LossWeights
 from training.losses import (
+    gan_loss,
     local_boxes,
     local_loss,
     motion_loss,
@@ -87,3 +88,13 @@ def test_terms_are_weighed_and_optional_networks_take_part(local):
     torch.testing.assert_close(full.total, wanted + 10 * full.perceptual + 10 * full.gan)
     full.total.backward()
     assert frames.grad.isfinite().all()
+
+
+def test_a_frame_should_be_as_real_as_the_teachers_and_no_more():
+    def judge(frames):
+        return frames.mean((1, 2))
+
+    teacher = torch.full((2, 3, 8, 8), 0.25)
+    assert gan_loss(judge, teacher, teacher) == 0
+    assert gan_loss(judge, torch.ones_like(teacher), teacher) == pytest.approx(0.75**2)
+    assert gan_loss(judge, torch.zeros_like(teacher), teacher) == pytest.approx(0.25**2)
