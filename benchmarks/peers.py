@@ -29,8 +29,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from converters.cli import random_driver, random_driving, random_student
 from converters.to_onnx import export_onnx
 from edge.bench import machine
@@ -224,7 +222,9 @@ class Network(NamedTuple):
     inputs: dict[str, np.ndarray]
 
 
-def peer(name: str, pixels: int, published: float, module: nn.Module, inputs: dict[str, torch.Tensor]) -> Network:
+def peer(
+    name: str, pixels: int, published: float | None, module: nn.Module, inputs: dict[str, torch.Tensor]
+) -> Network:
     """A peer's module as a counted ONNX graph."""
     module = module.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -96,6 +96,10 @@ def fit(gmacs: Sequence[float], latency_ms: Sequence[float]) -> Line:
     return Line(0.0, float(share.sum() / np.square(share).sum()))
 
 
+def _line(rows: Sequence[Published]) -> Line:
+    return fit([row.gmacs for row in rows], [row.latency_ms for row in rows])
+
+
 def leave_one_out(gmacs: Sequence[float], latency_ms: Sequence[float]) -> list[float]:
     """|predicted / published - 1| of each point, predicted from the others; empty where there is one."""
     errors = []
@@ -114,8 +118,7 @@ def tiers(published: Iterable[Published]) -> dict[str, float]:
 
 def warp_gmacs(published: Iterable[Published], precision: str) -> float:
     """What our students do beside convolution on a CPU, as GMACs of convolution at that precision in the same time."""
-    ours = [row for row in published if row.source == OURS and (row.precision == "int8") == (precision == "int8")]
-    line = fit([row.gmacs for row in ours], [row.latency_ms for row in ours])
+    line = _line([row for row in published if row.source == OURS and row.precision == precision])
     return line.base_ms / line.ms_per_gmac
 
 
@@ -130,7 +133,7 @@ def npu_warp_factor(published: Sequence[Published]) -> float:
                 if (other.device, other.unit, other.precision) == (row.device, row.unit, "int8")
             ]
             if len(group) > 1:
-                line = fit([other.gmacs for other in group], [other.latency_ms for other in group])
+                line = _line(group)
                 factors.append((row.latency_ms - line.base_ms) / (row.gmacs * line.ms_per_gmac * FLOAT_PER_INT8))
     return float(np.median(factors))
 
@@ -152,21 +155,17 @@ def predict(
     for row in published:
         if row.source != OURS and row.model != WARPED:
             groups.setdefault((row.device, row.unit, row.precision, row.runtime), []).append(row)
+    lines = {key: _line(rows) for key, rows in groups.items()}
+    beside = {precision: warp_gmacs(published, precision) for precision in ("fp32", "int8")}
     predictions = []
     for (device, unit, precision, runtime), rows in groups.items():
-        work, time = [row.gmacs for row in rows], [row.latency_ms for row in rows]
-        line = fit(work, time)
-        errors = leave_one_out(work, time)
+        line = lines[device, unit, precision, runtime]
+        errors = leave_one_out([row.gmacs for row in rows], [row.latency_ms for row in rows])
         if unit == "cpu":
             # The warp is in 32 bits whatever the weights are, so a chip's own fp32 rows say best what it takes.
-            floats = next((g for key, g in groups.items() if key[:3] == (device, "cpu", "fp32")), None)
-            kind, slope = (
-                ("fp32", fit([row.gmacs for row in floats], [row.latency_ms for row in floats]).ms_per_gmac)
-                if floats
-                else (precision, line.ms_per_gmac)
-            )
-            beside_ms = warp_gmacs(published, kind) * slope
-            frame_ms = {name: line.at(gmacs) + beside_ms for name, gmacs in wanted.items()}
+            floats = next((line for key, line in lines.items() if key[:3] == (device, "cpu", "fp32")), None)
+            kind, slope = ("fp32", floats.ms_per_gmac) if floats else (precision, line.ms_per_gmac)
+            frame_ms = {name: line.at(gmacs) + beside[kind] * slope for name, gmacs in wanted.items()}
         else:
             frame_ms = {name: line.at(gmacs * on_npu) for name, gmacs in wanted.items()}
         error = float(np.median(errors)) if errors else None
@@ -189,10 +188,9 @@ def table(predictions: Sequence[Prediction], published: Sequence[Published] | No
     published = read_published() if published is None else published
     names = list(predictions[0].frame_ms)
     sizes = tiers(published)
+    floats, eights = (warp_gmacs(published, precision) for precision in ("fp32", "int8"))
     factors = [
-        f"{name} {(gmacs + warp_gmacs(published, 'fp32')) / gmacs:.1f} (int8 "
-        f"{(gmacs + warp_gmacs(published, 'int8')) / gmacs:.1f})"
-        for name, gmacs in sizes.items()
+        f"{name} {(gmacs + floats) / gmacs:.1f} (int8 {(gmacs + eights) / gmacs:.1f})" for name, gmacs in sizes.items()
     ]
     lines = [
         "PREDICTED from published latencies of other networks; not measured on these devices.",

@@ -13,7 +13,7 @@
 # status after it (0 none, 1 light, 2 moderate, 3 severe …, as `dumpsys thermalservice` says).
 set -euo pipefail
 
-usage() { sed -n '2,14s/^# \{0,1\}//p' "$0"; exit "${1:-0}"; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0; }
 fail() { echo "bench_android: $*" >&2; exit 2; }
 
 bundle='' ort='' et='' threads='1 4' minutes=30 runs=100
@@ -75,7 +75,7 @@ measure() {
 row() {
   local figures p50 p90 first peak size
   sleep "$rest"
-  figures=$(measure "$1" "$(basename "$2")" "$4" "$5")
+  figures=$(measure "$1" "$(basename "$2")" "$4" "$5") || exit
   read -r p50 p90 first peak <<< "$figures"
   size=$(awk -v b="$(wc -c < "$bundle/$2")" 'BEGIN { printf "%.2f", b / 1e6 }')
   echo "$(date +%F),$commit,$device,$system,$1,$6,$3,512,$4,$macs,$parameters,$size,$p50,$p90,$first,$5,$peak,,,measured"
@@ -86,10 +86,12 @@ for runtime in onnxruntime executorch; do
   [ -n "$runner" ] || continue
   while read -r precision file; do
     adb push "$bundle/$file" "$work/" > /dev/null
-    for count in $threads; do row $runtime "$file" "$precision" "$count" $runs CPU; done
+    for count in $threads; do
+      warm=$(row $runtime "$file" "$precision" "$count" $runs CPU)
+      echo "$warm"
+    done
     if [ "$minutes" -gt 0 ]; then
-      last=$(row $runtime "$file" "$precision" "$count" $runs CPU | cut -d, -f13)
-      many=$(awk -v ms="$last" -v minutes="$minutes" 'BEGIN { printf "%d", minutes * 60000 / ms + 10 }')
+      many=$(awk -v ms="$(cut -d, -f13 <<< "$warm")" -v minutes="$minutes" 'BEGIN { printf "%d", minutes * 60000 / ms + 10 }')
       sustained=$(row $runtime "$file" "$precision" "$count" "$many" SUSTAINED)
       status=$(phone dumpsys thermalservice | sed -n 's/.*Thermal Status: *\([0-9]*\).*/\1/p' | head -n 1)
       echo "${sustained/SUSTAINED/CPU $minutes min sustained; thermal status ${status:-unknown}}"

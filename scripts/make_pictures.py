@@ -36,8 +36,8 @@ def main() -> None:
     taught = teacher.render(identity, torch.from_numpy(poses)).frames
     teacher_row = [(frame.permute(1, 2, 0) * 255).round().byte().numpy() for frame in taught]
     student_row = [avatar.animate(pose) for pose in poses]
-    rows = [np.concatenate([_tile(frame) for frame in row], 1) for row in (teacher_row, student_row)]
-    source = _tile(portrait.image, 2 * TILE)
+    rows = [np.concatenate([tile(frame) for frame in row], 1) for row in (teacher_row, student_row)]
+    source = tile(portrait.image, 2 * TILE)
     strip = Image.fromarray(np.concatenate([source, np.concatenate(rows)], 1))
     PICTURES.mkdir(parents=True, exist_ok=True)
     strip.quantize(160).save(PICTURES / "strip.png", optimize=True)
@@ -52,7 +52,8 @@ def main() -> None:
     )
 
 
-def _tile(image: np.ndarray, size: int = TILE) -> np.ndarray:
+def tile(image: np.ndarray, size: int = TILE) -> np.ndarray:
+    """An image at size × size."""
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 

@@ -17,11 +17,8 @@ HERE = "2-core x86-64 CPU (AMD EPYC)"
 
 
 def read(name: str) -> list[dict[str, str]]:
-    """Rows of a CSV file in docs; none where it is not there yet."""
-    path = DOCS / name
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
+    """Rows of a CSV file in docs."""
+    with (DOCS / name).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -30,14 +27,18 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
+def _by_threads(rows: Sequence[dict[str, str]], *same: str) -> list[tuple[dict[str, str], dict[str, str]]]:
+    """Each row of one thread with that of two threads which is the same in these columns."""
+    one, two = ([row for row in rows if row["threads"] == threads] for threads in "12")
+    return [(row, next(other for other in two if all(other[k] == row[k] for k in same))) for row in one]
+
+
 def speed() -> str:
     """The newest measurement of a default avatar on our machine: a line for each runtime and precision."""
     rows = [row for row in read("benchmarks.csv") if row["device"] == HERE]
     newest = [row for row in rows if (row["date"], row["commit"]) == (rows[-1]["date"], rows[-1]["commit"])]
     table = []
-    for one in (row for row in newest if row["threads"] == "1"):
-        key = ("runtime", "precision")
-        two = next(row for row in newest if row["threads"] == "2" and all(row[k] == one[k] for k in key))
+    for one, two in _by_threads(newest, "runtime", "precision"):
         table.append(
             [
                 f"{one['runtime']}, {one['precision']}",
@@ -60,11 +61,8 @@ def speed() -> str:
 
 def peers() -> str:
     """Others' networks beside ours."""
-    rows = read("peers.csv")
     table = []
-    for one in (row for row in rows if row["threads"] == "1"):
-        key = ("network", "precision")
-        two = next(row for row in rows if row["threads"] == "2" and all(row[k] == one[k] for k in key))
+    for one, two in _by_threads(read("peers.csv"), "network", "precision"):
         table.append(
             [
                 f"{one['network']}, {one['precision']}", one["pixels"], one["gmacs"], one["published_gmacs"] or "–",

@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from make_pictures import PICTURES, tile
 from PIL import Image
 
 from converters.make import example_photo
@@ -22,7 +23,6 @@ from training.teachers.superface import SuperFaceTeacher
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 PEOPLE = ("grace_hopper", "astronaut")
 POSES = ("neutral", "yaw -30", "pitch +20", "blink", "smile, teeth", "oh")
 TILE = 160
@@ -41,7 +41,7 @@ def main() -> None:
         wanted = torch.from_numpy(poses[[names.index(pose) for pose in POSES]].astype(np.float32))
         for teacher in teachers:
             frames = teacher.render(teacher.prepare(image, landmarks), wanted).frames
-            tiles = [_tile(portrait.image), *[_tile(_bytes(frame)) for frame in frames]]
+            tiles = [tile(picture, TILE) for picture in (portrait.image, *map(_bytes, frames))]
             rows.append(np.concatenate(tiles, 1))
     Image.fromarray(np.concatenate(rows)).quantize(192).save(PICTURES / "teacher.png", optimize=True)
 
@@ -67,10 +67,6 @@ def _smooth(values: np.ndarray, reach: int = 3) -> np.ndarray:
 
 def _bytes(frame: torch.Tensor) -> np.ndarray:
     return (frame.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
-
-
-def _tile(picture: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":

@@ -250,7 +250,8 @@ def test_the_face_lies_in_its_crop(
             assert start + crop.size <= side + 1e-3
     inside = ((face[FACE_OVAL] >= 0) & (face[FACE_OVAL] <= [width_px, height_px, 1])).all()
     if inside:
-        assert np.abs(to_crop(face[FACE_OVAL], crop)[:, :2]).max() < 1.0
+        # -1 and 1 are the centres of the outermost pixels: a face that touches the image's edge ends half a pixel on.
+        assert np.abs(to_crop(face[FACE_OVAL], crop)[:, :2]).max() < 1.0 + 1.001 / (SIZE - 1)
 
 
 def test_a_face_with_room_sits_slightly_low() -> None:

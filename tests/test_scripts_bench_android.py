@@ -50,6 +50,15 @@ def phone(tmp_path):
     return run
 
 
+@pytest.fixture
+def executorch_bundle(tmp_path, avatar_bundle):
+    """The bundle, its ONNX files passed off as ExecuTorch's."""
+    bundle = shutil.copytree(avatar_bundle, tmp_path / "copy.avatar")
+    manifest = (bundle / "manifest.json").read_text()
+    (bundle / "manifest.json").write_text(manifest.replace('"onnx"', '"executorch"'))
+    return bundle
+
+
 def test_rows_are_those_of_the_table(phone, avatar_bundle):
     done = phone(avatar_bundle, "--ort", phone.folder / "perf_test", "--threads", "1 4", "--minutes", "30")
     assert done.returncode == 0, done.stderr
@@ -69,11 +78,8 @@ def test_rows_are_those_of_the_table(phone, avatar_bundle):
     assert "rm -rf /data/local/tmp/superface" in said.splitlines()[-1]
 
 
-def test_executorch_gives_a_median_of_ten_starts(phone, tmp_path, avatar_bundle):
-    bundle = shutil.copytree(avatar_bundle, tmp_path / "copy.avatar")
-    manifest = (bundle / "manifest.json").read_text()
-    (bundle / "manifest.json").write_text(manifest.replace('"onnx"', '"executorch"'))
-    done = phone(bundle, "--et", phone.folder / "runner", "--threads", "2", "--minutes", "0")
+def test_executorch_gives_a_median_of_ten_starts(phone, executorch_bundle):
+    done = phone(executorch_bundle, "--et", phone.folder / "runner", "--threads", "2", "--minutes", "0")
     assert done.returncode == 0, done.stderr
     row = done.stdout.splitlines()[0].split(",")
     assert row[4] == "executorch"
@@ -89,17 +95,17 @@ def test_executorch_gives_a_median_of_ten_starts(phone, tmp_path, avatar_bundle)
         (["BUNDLE", "--ort"], {}, "--ort wants a value"),
         (["BUNDLE", "--fast"], {}, "there is no --fast"),
         (["BUNDLE", "--ort", "RUNNER"], {"ADB_STATE": "offline"}, "no phone answers"),
-        (["BUNDLE", "--et", "WRONG"], {}, "the runner said no times"),
+        (["EXECUTORCH", "--et", "SILENT"], {}, "the runner said no times"),
     ],
 )
-def test_what_is_wrong_is_said(phone, avatar_bundle, arguments, environment, sentence):
+def test_what_is_wrong_is_said(phone, avatar_bundle, executorch_bundle, arguments, environment, sentence):
     (phone.folder / "silent").touch()
-    known = {"BUNDLE": avatar_bundle, "RUNNER": phone.folder / "perf_test", "WRONG": phone.folder / "silent"}
-    if "WRONG" in arguments:
-        bundle = shutil.copytree(avatar_bundle, phone.folder / "copy.avatar")
-        manifest = (bundle / "manifest.json").read_text()
-        (bundle / "manifest.json").write_text(manifest.replace('"onnx"', '"executorch"'))
-        known["BUNDLE"] = bundle
+    known = {
+        "BUNDLE": avatar_bundle,
+        "EXECUTORCH": executorch_bundle,
+        "RUNNER": phone.folder / "perf_test",
+        "SILENT": phone.folder / "silent",
+    }
     done = phone(*[known.get(argument, argument) for argument in arguments], **environment)
     assert done.returncode == 2
     assert sentence in done.stderr

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 
 from edge import topology as topo
-from edge.topology import MIRROR
 from training.drawing import mesh_edges
 
 # SSR: simulation for super-resolution (paper Sec. 3.1, Fig. 4) ----------------------------------------------------
@@ -303,7 +302,7 @@ def vary(images: torch.Tensor, landmarks: torch.Tensor, seeds: list[int]) -> tup
         )  # fmt: skip
     flip = torch.tensor(flips, device=images.device).view(-1, 1, 1)
     images = torch.where(flip[..., None], images.flip(3), images)
-    other_side = landmarks[:, torch.from_numpy(MIRROR).to(landmarks.device)] * landmarks.new_tensor([-1, 1, 1])
+    other_side = landmarks[:, torch.from_numpy(topo.MIRROR).to(landmarks.device)] * landmarks.new_tensor([-1, 1, 1])
     landmarks = torch.where(flip, other_side, landmarks)
 
     matrix, shift, colour = (torch.from_numpy(np.array(v)).to(images) for v in (matrices, shifts, colours))

@@ -62,7 +62,7 @@ WHOLE_EVERY = 8
 """Steps from one whole frame to the next, where a head pose is compared."""
 JUDGED_EVERY = 4
 """Steps from one in which the judges look at the frames to the next; their terms count as much more there. On a
-CPU such a step takes eight times as long as one on pixels alone."""
+CPU such a step takes many times as long as one on pixels alone."""
 MARGIN = 16
 """Pixels painted around a training window and not compared."""
 CELL_PX = SIZE // FIELD
@@ -413,7 +413,6 @@ def distil(
         progress("layers", 1.0, "")
     student.motion_trunk.precision = student.generator.precision = _precision(device)
     motion_share = config.motion_share if config.motion_field else 0.0
-
     weights = replace(
         config.weights, perceptual=JUDGED_EVERY * config.weights.perceptual, gan=JUDGED_EVERY * config.weights.gan
     )

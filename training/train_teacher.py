@@ -434,11 +434,16 @@ def learning_rate(step: int, config: TeacherTraining) -> float:
     return config.learning_rate * min(1.0, (step + 1) / 100) * (1 - 0.95 * min(max(fallen, 0.0), 1.0))
 
 
+def refuse_newer(path: Path, version: int) -> None:
+    """Raise InputError for a checkpoint or weights of a version that is not known here."""
+    if version > VERSION:
+        raise InputError(f"{path} was made by a newer version. Update this software.")
+
+
 def _start(path: Path, networks: Networks) -> None:
     """Put the weights of another training in place."""
     tensors, record = load_tensors(path)
-    if record.get("version", 0) > VERSION:
-        raise InputError(f"{path} was made by a newer version. Update this software.")
+    refuse_newer(path, record.get("version", 0))
     try:
         for name in ("teacher", "discriminator"):
             network = getattr(networks, name)
@@ -529,8 +534,7 @@ def _resume(
         return 0, 0.0
     weights, record = load_tensors(folders[-1] / "weights.safetensors")
     moments, _ = load_tensors(folders[-1] / "optimiser.safetensors")
-    if record.get("version", 0) > VERSION:
-        raise InputError(f"{folders[-1]} was made by a newer version. Update this software.")
+    refuse_newer(folders[-1], record.get("version", 0))
     if record["made_by"] != made_by:
         different = sorted(key for key in made_by if record["made_by"].get(key) != made_by[key])
         raise InputError(

@@ -21,7 +21,7 @@ from training.motion import Flow, Keypoints
 from training.teacher import Face, SuperFace
 from training.teachers import Identity, Rendering, code_version
 from training.teachers.mesh import MeshTeacher
-from training.train_teacher import VERSION, make_face
+from training.train_teacher import make_face, refuse_newer
 
 CHUNK = 4
 """Frames through Φ at once."""
@@ -51,8 +51,7 @@ class SuperFaceTeacher:
         """
         tensors, card = load_tensors(path)
         try:
-            if card["version"] > VERSION:
-                raise InputError(f"{path} was made by a newer version. Update this software.")
+            refuse_newer(path, card["version"])
             self.network = SuperFace(TeacherConfig(**card["config"]))
             self.network.load_state_dict(_part(tensors, "teacher/"))
             self._judge = Discriminator(card["training"]["discriminator_channels"])
