@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
 QUANTIZED_PARTS = (
-    ("generator.enter", "generator.coarse", "generator.widen", "generator.look", "generator.fine"),
+    ("generator.enter", "generator.coarse", "generator.narrow", "generator.look", "generator.fine"),
     ("generator.enter", "generator.coarse"),
 )
 """Convolutions to quantise, by the beginning of their weight's name: all but the last; or the 64 px half."""

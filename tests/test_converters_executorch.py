@@ -111,7 +111,7 @@ def test_only_the_generators_convolutions_are_quantised(quantised):
     weights = {
         name for name, tensor in quantised.state_dict().items() if tensor.dtype == torch.int8 and tensor.ndim == 4
     }
-    assert len(weights) == 11  # enter, widen, look; two blocks of two at either size
+    assert len(weights) == 11  # enter, narrow, look; two blocks of two at either size
     quantised_doors = [node for node in quantised.graph.nodes if "quantize_per_tensor" in str(node.target)]
     for node in quantised_doors:
         modules = list(node.meta.get("nn_module_stack", {}).values())

@@ -19,7 +19,7 @@ from converters import to_onnx
 from converters.parity import GATES, Parity, compare, require
 from converters.quantize import quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
-from converters.to_onnx import export_onnx, fold_unshuffle, lint, pack_pictures, run_onnx, use_fast_warp
+from converters.to_onnx import export_onnx, fold_unshuffle, hold_resizes, lint, pack_pictures, run_onnx, use_fast_warp
 from edge.errors import InputError, ParityError
 from edge.topology import LOCAL
 from training.driver import Driver
@@ -67,7 +67,7 @@ def test_only_int8_is_int8(models):
     assert not eight_bits("fp16")
     weights = {name for name in eight_bits("int8") if "weight_quantized" in name}
     assert len(weights) >= 8
-    assert all("generator" in name and "colour" not in name and "veil" not in name for name in weights)
+    assert all("generator" in name and "colour" not in name and "keep" not in name for name in weights)
     sizes = [len(models[precision]) for precision in ("int8", "fp16", "fp32")]
     assert sizes == sorted(sizes)
 
@@ -82,18 +82,20 @@ def test_pictures_are_kept_in_eight_bits_and_nothing_else_is(models):
         assert pack_pictures(model) == 0
 
 
-@pytest.mark.parametrize(("channels", "factor"), [(3, 4), (1, 2)])
-def test_packed_pixels_are_read_straight_from_the_picture(channels, factor):
+@pytest.mark.parametrize(("channels", "factor", "kernel"), [(3, 4, 1), (3, 4, 3), (1, 2, 3)])
+def test_packed_pixels_are_read_straight_from_the_picture(channels, factor, kernel):
     rng = np.random.default_rng(0)
     picture = rng.standard_normal((1, channels, 8 * factor, 8 * factor)).astype(np.float32)
-    weight = rng.standard_normal((5, channels * factor**2, 3, 3)).astype(np.float32)
+    weight = rng.standard_normal((5, channels * factor**2, kernel, kernel)).astype(np.float32)
     blocks = np.array([1, channels, 8, factor, 8, factor])
     graph = helper.make_graph(
         [
             helper.make_node("Reshape", ["x", "blocks"], ["a"]),
             helper.make_node("Transpose", ["a"], ["b"], perm=[0, 1, 3, 5, 2, 4]),
             helper.make_node("Reshape", ["b", "packed"], ["c"]),
-            helper.make_node("Conv", ["c", "w"], ["y"], pads=[1] * 4, strides=[1, 1], kernel_shape=[3, 3]),
+            helper.make_node(
+                "Conv", ["c", "w"], ["y"], pads=[kernel // 2] * 4, strides=[1, 1], kernel_shape=[kernel] * 2
+            ),
         ],
         "look",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, picture.shape)],
@@ -110,8 +112,34 @@ def test_packed_pixels_are_read_straight_from_the_picture(channels, factor):
     assert [node.op_type for node in model.graph.node] == ["Conv"]
     (got,) = run_onnx(model.SerializeToString(), [{"x": picture}])[0]
     np.testing.assert_allclose(got, expected, atol=1e-4)
-    torchs = F.conv2d(F.pixel_unshuffle(torch.from_numpy(picture), factor), torch.from_numpy(weight), padding=1)
+    torchs = F.conv2d(
+        F.pixel_unshuffle(torch.from_numpy(picture), factor), torch.from_numpy(weight), padding=kernel // 2
+    )
     np.testing.assert_allclose(got, torchs.numpy(), atol=1e-4)
+
+
+def test_a_held_resize_gives_the_same_field():
+    rng = np.random.default_rng(0)
+    field = rng.standard_normal((1, 2, 5, 5)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Resize", ["x", "", "", "size"], ["a"], mode="linear", coordinate_transformation_mode="align_corners"
+            ),
+            helper.make_node("Transpose", ["a"], ["y"], "turn", perm=[0, 2, 3, 1]),
+        ],
+        "field",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, field.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 17, 17, 2))],
+        [numpy_helper.from_array(np.array([1, 2, 17, 17]), "size")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (expected,) = run_onnx(model.SerializeToString(), [{"x": field}])[0]
+    assert hold_resizes(model) == 1
+    assert [node.op_type for node in model.graph.node] == ["Resize", "Reshape", "Transpose", "Reshape"]
+    (got,) = run_onnx(model.SerializeToString(), [{"x": field}])[0]
+    np.testing.assert_array_equal(got, expected)
+    assert hold_resizes(model) == 0
 
 
 def test_lint_names_an_operation_from_elsewhere(models):

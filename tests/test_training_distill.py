@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
 
 from edge.errors import InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
-from training.checkpoint import load_student
+from training.checkpoint import load_student, load_tensors, save_tensors
 from training.config import DistilConfig
 from training.distill import distil, render_track
 
@@ -100,6 +101,14 @@ def test_killed_run_ends_with_the_same_weights(finished, faces, tmp_path):
     for name in mine:
         torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=1e-3)
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_checkpoint_of_another_design_starts_over(finished, faces, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    tensors, record = load_tensors(folder / "checkpoint.safetensors")
+    tensors["student/generator.widen.weight"] = tensors.pop("student/generator.narrow.weight")
+    save_tensors(folder / "checkpoint.safetensors", tensors, record | {"step": 3})
+    assert run(folder, faces[0]).steps == 6
 
 
 def test_rendering_goes_on_where_it_was_killed(faces, tmp_path):

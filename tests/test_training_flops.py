@@ -1,7 +1,7 @@
 import pytest
 
-from training.config import TIERS
-from training.flops import DRIVER_GMACS, student_config, student_cost
+from training.config import TIERS, StudentConfig
+from training.flops import DRIVER_GMACS, WIDTHS, student_config, student_cost
 
 
 @pytest.mark.parametrize("tier", TIERS)
@@ -25,14 +25,20 @@ def test_modules_add_up_to_the_whole():
 def test_uncounted_work_is_listed():
     config = student_config(TIERS["nano"])
     uncounted = student_cost(config).uncounted
-    # The layer (4 channels at 512), the features, and what the motion network found (3 and its hints) at 64.
-    assert uncounted["warp"] == 4 * 512**2 + (config.feature_channels + 3 + config.motion_channels) * 64**2
+    # The layer (4 channels at 512); at 64 the features, the basis fields (2), what the motion network found and its
+    # hints.
+    assert uncounted["warp"] == 4 * 512**2 + (config.feature_channels + 2 + 4 + config.motion_channels) * 64**2
     assert {"resize", "activation", "shuffle"} <= uncounted.keys()
 
 
 def test_a_larger_dial_never_gives_a_smaller_student():
-    sizes = [student_cost(student_config(gflops)).gmacs for gflops in (1.0, 1.5, 2.0, 4.0, 6.0)]
+    sizes = [student_cost(student_config(gflops)).gmacs for gflops in (1.0, 1.5, 2.6, 3.2, 6.0)]
     assert sizes == sorted(sizes)
+
+
+def test_every_width_costs_more_than_the_one_before():
+    costs = [student_cost(StudentConfig(*widths)).gflops for widths in WIDTHS]
+    assert costs == sorted(costs)
 
 
 def test_an_impossible_budget_is_refused():

@@ -541,12 +541,15 @@ def _resume(
     optimiser: torch.optim.Optimizer,
     average: dict[str, torch.Tensor],
 ) -> dict[str, Any] | None:
-    """Put a checkpoint's state in place and return its record; None where there is none of this very run."""
+    """Put a checkpoint's state in place and return its record; None where there is none of this very run and design."""
     if not checkpoint.exists():
         return None
     tensors, record = load_tensors(checkpoint)
     if record["made_by"] != json.loads(json.dumps(made_by)):
         return None
+    wanted = {f"student/{name}": tensor.shape for name, tensor in student.state_dict().items()}
+    if any(name not in tensors or tensors[name].shape != shape for name, shape in wanted.items()):
+        return None  # a student of another design, from an older program
     student.load_state_dict({name: tensors[f"student/{name}"] for name in student.state_dict()})
     with torch.no_grad():
         for name, p in student.named_parameters():

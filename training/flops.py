@@ -23,6 +23,14 @@ DRIVER_GMACS = LANDMARKS * 3 * KEYPOINTS * 2 / 1e9
 """The driver's linear map landmarks → keypoints."""
 
 
+WIDTHS = (
+    (16, 16, 16), (16, 24, 16), (16, 32, 16), (32, 48, 16), (32, 48, 32), (32, 64, 32), (32, 80, 32), (32, 96, 32),
+    (48, 96, 48), (48, 112, 48), (48, 128, 48), (64, 112, 64), (64, 128, 64), (64, 160, 64), (64, 192, 64),
+)  # fmt: skip
+"""Students from cheap to dear: channels of the motion network, and of the generator at 64 and at 128 px. Multiples of
+16 keep convolutions on their fast path; why these: docs/log.md."""
+
+
 class Cost(NamedTuple):
     """The price of one frame."""
 
@@ -96,22 +104,16 @@ def student_config(gflops: float = TIERS["standard"], *, volume_channels: int = 
     """The widest student that costs at most `gflops` a frame (2 per multiply-accumulate, everything included).
 
     Raises:
-        ValueError: below 0.4 GFLOPs, where no picture is left.
+        ValueError: below 0.6 GFLOPs, where no picture is left.
     """
     best = None
-    # One number scales everything. Multiples of 16 (8 for the smallest) keep convolutions on their fast path.
-    for width in (*range(16, 64, 8), *range(64, 257, 16)):
-        config = StudentConfig(
-            motion_channels=max(16, width // 2 // 16 * 16),
-            coarse_channels=width,
-            fine_channels=width // 2 // 4 * 4,
-            volume_channels=volume_channels,
-        )
+    for widths in WIDTHS:
+        config = StudentConfig(*widths, volume_channels=volume_channels)
         if student_cost(config).gflops > gflops:
             break
         best = config
     if best is None:
-        raise ValueError(f"No student fits {gflops} GFLOPs a frame; 0.4 is the least. Tiers: {TIERS}.")
+        raise ValueError(f"No student fits {gflops} GFLOPs a frame; 0.6 is the least. Tiers: {TIERS}.")
     return best
 
 

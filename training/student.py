@@ -3,9 +3,9 @@
     keypoints ─▶ pose: shift, turn and size of the head, in closed form
     aligned points ─┬─▶ mixer ─▶ basis fields ─────────────┐
                     └─▶ heat-maps ─▶ dense motion network ─┴─▶ warp by the pose ─▶ motion field, occlusion
-    motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ colour, veil
+    motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ colour, keep
                   └─▶ warp of the layer (RGBA) at 512 px ──┬───────▲
-    frame = (1 - veil) · (canvas + alpha · (layer - canvas)) + colour ◀┘
+    frame = keep · (canvas + alpha · (layer - canvas)) + colour ◀──┘
 
 All motion is found in the source's own frame, where a nose is always in the same cell, and then posed: what is left
 to learn there is small and spans few dimensions.
@@ -56,7 +56,7 @@ class Motion(NamedTuple):
     occlusion: torch.Tensor
     """float32 [N, 1, 64, 64]; 1 = visible in the source."""
     hints: torch.Tensor
-    """What the dense motion network tells the generator: [N, C, 64, 64]."""
+    """What the dense motion network tells the generator, at the driving frame's places: [N, C, 64, 64]."""
 
 
 class Code(NamedTuple):
@@ -91,8 +91,8 @@ class Painted(NamedTuple):
 
     colour: torch.Tensor
     """RGB added to it: [N, 3, 512, 512]."""
-    veil: torch.Tensor
-    """How much of it is hidden, 0 none and 1 all, not clamped: [N, 1, 512, 512]."""
+    keep: torch.Tensor
+    """How much of it stays, 1 all and 0 none, not clamped: [N, 1, 512, 512]."""
 
 
 class Animation(NamedTuple):
@@ -204,8 +204,8 @@ class _Trunk(nn.Module):
         return torch.autocast(x.device.type, self.precision) if self.precision else nullcontext()
 
 
-def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride, 1)
+def _conv(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
 
 
 class _Residual(nn.Module):
@@ -244,7 +244,7 @@ class AppearanceDistributor(nn.Module):
 
 
 class DenseMotionTrunk(_Trunk):
-    """Heat-map differences and offsets of the points → features and head maps at 64 px (DMN of the paper, in 2-D).
+    """Heat-map differences and offsets of the points → features and head maps at 32 px (DMN of the paper, in 2-D).
 
     A heat-map says roughly where a point is, and a lid that falls by eight pixels hardly changes it. So the
     offsets also go straight to where they matter: through a handful of codes to learned maps of this person.
@@ -268,7 +268,7 @@ class DenseMotionTrunk(_Trunk):
     def forward(self, heat: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Heat-map differences [N, K+M, 32, 32], offsets [N, K+M, 2].
 
-        Returns hints [N, C, 64, 64] and head maps [N, heads, 64, 64], float32.
+        Returns hints [N, C, 32, 32] and head maps [N, heads, 32, 32], float32.
         """
         # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.channels, HEATMAP, HEATMAP)
@@ -276,7 +276,7 @@ class DenseMotionTrunk(_Trunk):
             skip = F.relu(self.enter(heat))
             deep = F.relu(self.deep(self.down(skip)))
             x = F.relu(self.up(resize(deep, HEATMAP)) + skip)
-            x = F.relu(self.wide(resize(x + place, FIELD)))
+            x = F.relu(self.wide(x + place))
             heads = self.heads(x)
         if self.precision:
             return x.float(), heads.float()
@@ -284,22 +284,23 @@ class DenseMotionTrunk(_Trunk):
 
 
 class Generator(_Trunk):
-    """Warped features and a draft of the frame → colour and veil (GEN of the paper, at 64 and 128 px)."""
+    """Warped features and a draft of the frame → colour and keep (GEN of the paper, at 64 and 128 px)."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         coarse, fine = config.coarse_channels, config.fine_channels
         self.enter = _conv(config.feature_channels + config.motion_channels, coarse)
         self.coarse = nn.Sequential(*[_Residual(coarse) for _ in range(config.coarse_blocks)])
-        self.widen = _conv(coarse, fine)
-        self.look = _conv(3 * SHUFFLE**2, fine)
+        self.narrow = _conv(coarse, fine)
+        # Pixels are packed 4 × 4 at the doors, so that one of these products sees as far as 3 × 3 would inside.
+        self.look = _conv(3 * SHUFFLE**2, fine, 1)
         self.fine = nn.Sequential(*[_Residual(fine) for _ in range(config.fine_blocks)])
         # Two convolutions, not one that is taken apart: a copy of the frame less in a phone's memory.
-        self.colour = _conv(fine, 3 * SHUFFLE**2)
-        self.veil = _conv(fine, SHUFFLE**2)
-        for last in (self.colour, self.veil):
+        self.colour = _conv(fine, 3 * SHUFFLE**2, 1)
+        self.keep = _conv(fine, SHUFFLE**2, 1)
+        for last, start in ((self.colour, 0.0), (self.keep, 1.0)):
             nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            nn.init.constant_(last.bias, start)
 
     def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE) -> Painted:
         """Features [N, C, 64, 64] (warped, occluded), hints [N, C, 64, 64], draft [N, 3, 512, 512].
@@ -309,12 +310,13 @@ class Generator(_Trunk):
         """
         with self._scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
-            x = self.widen(resize(F.relu(x), fine)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
+            # Narrowed before it is enlarged: a quarter of the arithmetic, and no worse a picture (docs/log.md).
+            x = resize(self.narrow(F.relu(x)), fine) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
             x = F.relu(self.fine(x))
-            colour, veil = self.colour(x), self.veil(x)
+            colour, keep = self.colour(x), self.keep(x)
         if self.precision:
-            colour, veil = colour.float(), veil.float()
-        return Painted(F.pixel_shuffle(colour, SHUFFLE), F.pixel_shuffle(veil, SHUFFLE))
+            colour, keep = colour.float(), keep.float()
+        return Painted(F.pixel_shuffle(colour, SHUFFLE), F.pixel_shuffle(keep, SHUFFLE))
 
 
 class Student(nn.Module):
@@ -386,22 +388,24 @@ class Student(nn.Module):
         code = self.code(keypoints, local_landmarks)
         # Whole-face motions of this person: a handful of learned fields, mixed by a code. Nearly free (0.5 MMAC)
         # and what makes a student useful within a minute; the convolutions below then place edges.
-        base = self.basis(code.share).reshape(-1, FIELD * FIELD, 2)
+        base = self.basis(code.share).reshape(-1, FIELD, FIELD, 2).permute(0, 3, 1, 2)
 
         hints, heads = self.motion_trunk(heatmaps(code.aligned, self.axis) - self.source_heat, code.offsets)
         logits = heads[:, : POINTS + 1].flatten(2).transpose(1, 2)
         # Candidate motions of a cell: that of one keypoint or local landmark, or that of the basis fields.
         assignment = torch.softmax(logits, -1)
         follow = torch.bmm(assignment[:, :, :POINTS], -code.offsets)
-        mixed = follow + assignment[:, :, POINTS:] * base
-        rest = heads[:, POINTS + 1 : POINTS + 3].flatten(2).transpose(1, 2) * CELL
-        still = (mixed + rest).transpose(1, 2).reshape(-1, 2, FIELD, FIELD)
+        found = torch.cat([follow, assignment[:, :, POINTS:]], 2).transpose(1, 2).reshape(-1, 3, HEATMAP, HEATMAP)
+        rest = heads[:, POINTS + 1 : POINTS + 3] * CELL
+        maps = torch.cat([found[:, 0:2] + rest, found[:, 2:3], heads[:, POINTS + 3 :], hints], 1)
 
-        # From the source's frame to the driving one: everything found so far is turned with the head.
+        # From the source's frame to the driving one: everything found so far is turned with the head, and read at
+        # 64 px from maps of 32.
         turned = code.turned.reshape(-1, FIELD, FIELD, 2)
-        moved = warp(torch.cat([still, heads[:, POINTS + 3 :], hints], 1), turned)
-        field = turned + moved[:, 0:2].permute(0, 2, 3, 1)
-        return Motion(field, torch.sigmoid(moved[:, 2:3]), moved[:, 3:])
+        moved = warp(maps, turned)
+        displacement = moved[:, 0:2] + moved[:, 2:3] * warp(base, turned)
+        field = turned + displacement.permute(0, 2, 3, 1)
+        return Motion(field, torch.sigmoid(moved[:, 3:4]), moved[:, 4:])
 
     def animate(
         self,
@@ -436,7 +440,7 @@ class Student(nn.Module):
         draft = canvas + (warped_layer[:, 0:3] - canvas) * warped_layer[:, 3:4]
         painted = self.generator(warped_features, hints, draft, fine)
         # A plain factor, not the sigmoid of one: a lid must hide an eye, and a sigmoid that starts open closes late.
-        return draft - painted.veil * draft + painted.colour
+        return painted.keep * draft + painted.colour
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
         """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""
