@@ -123,7 +123,7 @@ def test_nothing_quantised_is_an_error(random_student, driving):
         quantize_pt2e(StudentGraph(random_student), driving[1].spread(1), parts=("decoder",))
 
 
-def test_xnnpack_leaves_the_three_warps_and_nothing_else(programs):
+def test_xnnpack_leaves_the_warps_and_nothing_else(programs):
     for student in programs[0].values():
         assert student.fallback == ("grid_sampler_2d",) * 4
         assert student.delegated > 100
