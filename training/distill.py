@@ -547,10 +547,11 @@ def _resume(
     tensors, record = load_tensors(checkpoint)
     if record["made_by"] != json.loads(json.dumps(made_by)):
         return None
-    wanted = {f"student/{name}": tensor.shape for name, tensor in student.state_dict().items()}
-    if any(name not in tensors or tensors[name].shape != shape for name, shape in wanted.items()):
+    own = student.state_dict()
+    stored = {name: tensors[f"student/{name}"] for name in own if f"student/{name}" in tensors}
+    if {name: tensor.shape for name, tensor in stored.items()} != {name: tensor.shape for name, tensor in own.items()}:
         return None  # a student of another design, from an older program
-    student.load_state_dict({name: tensors[f"student/{name}"] for name in student.state_dict()})
+    student.load_state_dict(stored)
     with torch.no_grad():
         for name, p in student.named_parameters():
             average[name].copy_(tensors[f"average/{name}"])

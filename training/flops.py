@@ -28,7 +28,7 @@ WIDTHS = (
     (48, 96, 48), (48, 112, 48), (48, 128, 48), (64, 112, 64), (64, 128, 64), (64, 160, 64), (64, 192, 64),
 )  # fmt: skip
 """Students from cheap to dear: channels of the motion network, and of the generator at 64 and at 128 px. Multiples of
-16 keep convolutions on their fast path; why these: docs/log.md."""
+16 (all but one) keep convolutions on their fast path; what width buys: docs/log.md."""
 
 
 class Cost(NamedTuple):
@@ -104,7 +104,7 @@ def student_config(gflops: float = TIERS["standard"], *, volume_channels: int = 
     """The widest student that costs at most `gflops` a frame (2 per multiply-accumulate, everything included).
 
     Raises:
-        ValueError: below 0.6 GFLOPs, where no picture is left.
+        ValueError: below what the first of `WIDTHS` costs, where no picture is left.
     """
     best = None
     for widths in WIDTHS:
@@ -113,7 +113,8 @@ def student_config(gflops: float = TIERS["standard"], *, volume_channels: int = 
             break
         best = config
     if best is None:
-        raise ValueError(f"No student fits {gflops} GFLOPs a frame; 0.6 is the least. Tiers: {TIERS}.")
+        least = student_cost(StudentConfig(*WIDTHS[0])).gflops
+        raise ValueError(f"No student fits {gflops} GFLOPs a frame; {least:.2f} is the least. Tiers: {TIERS}.")
     return best
 
 
