@@ -165,6 +165,9 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", action="store_true", help="predict named phones from published latencies instead of measuring here"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="where a frame's time goes in ONNX Runtime, by kind of operation"
+    )
     parser.add_argument("--frames", type=int, default=60, help="counted frames per row (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads, one row each (default: 1 2)")
     parser.add_argument("--numpy", action="store_true", help="measure the plain-numpy runtime as well")
@@ -175,13 +178,17 @@ def run_bench(arguments: argparse.Namespace) -> int:
     """Print an avatar's speed, memory and share of the machine's limit; or what named phones should need for it."""
     if arguments.devices:
         return _predict(arguments)
-    from edge.bench import bench, native_runtimes, table
+    from edge.bench import bench, native_runtimes, profile, profile_table, table
 
     if arguments.avatar is None:
         raise InputError(
             "Which avatar? Give the folder NAME.avatar, or --devices to predict the tiers on named phones."
         )
 
+    if arguments.profile:
+        profiles = profile(arguments.avatar, frames=arguments.frames, threads=arguments.threads)
+        print(json.dumps([one._asdict() for one in profiles]) if arguments.json else profile_table(profiles))
+        return 0
     runtimes = (*native_runtimes(), "numpy") if arguments.numpy else None
     result = bench(arguments.avatar, frames=arguments.frames, threads=arguments.threads, runtimes=runtimes)
     print(json.dumps(result.as_json()) if arguments.json else table(result))

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from edge import bundle as bundles
 from edge.avatar import Avatar
 from edge.errors import BundleError, InputError, MissingRuntimeError
 from edge.runtimes import Precision, Runtime, engine, format_of, installed
+from edge.spec import KEYPOINTS_IN, LOCAL_IN
 
 GEMM_SIZE = 1024
 GEMM_REPEATS = 6
@@ -170,6 +172,86 @@ def table(result: Bench) -> str:
             f"{row.min_ms:>8.1f}{row.first_ms:>8.1f}{1000 / row.median_ms:>7.0f}{row.gflops_per_s:>9.0f}"
             f"{row.share_of_peak:>8.0%} {row.peak_rss_mb:>8.0f}{row.extra_rss_mb:>10.0f}"
         )
+    return "\n".join(lines)
+
+
+class Profile(NamedTuple):
+    """Where a frame's time goes in ONNX Runtime."""
+
+    precision: str
+    threads: int
+    kinds: dict[str, float]
+    """Milliseconds a frame by kind of operation, most first: each operation's median, summed."""
+
+    @property
+    def outside_convolutions(self) -> float:
+        """Share of the time that is no convolution and no matrix product."""
+        arithmetic = sum(ms for kind, ms in self.kinds.items() if kind.endswith(_ARITHMETIC))
+        return 1 - arithmetic / sum(self.kinds.values())
+
+
+_ARITHMETIC = ("Conv", "Gemm", "MatMul")
+"""How the names of operations end that multiply and accumulate: Conv, FusedConv, QLinearConv, NhwcFusedConv, …"""
+
+
+def profile(
+    bundle: str | os.PathLike[str], *, frames: int = 60, threads: Sequence[int] = (1,)
+) -> tuple[Profile, ...]:
+    """Time the student's operations in ONNX Runtime, at every precision that the avatar has.
+
+    ONNX Runtime alone: the released packages of ExecuTorch are built without its event tracer.
+
+    Raises:
+        BundleError: when the bundle is damaged.
+        InputError: when a number makes no sense.
+    """
+    if frames < 3 or not threads or min(threads) < 1:
+        raise InputError("A profile wants at least 3 frames and 1 thread.")
+    manifest = bundles.read_manifest(bundle)
+    bundles.verify_files(bundle, manifest)
+    poses = bundles.read_array(bundle, manifest, "golden/landmarks.f32")
+    avatar = Avatar.load(bundle, runtime="onnx")
+    names = (KEYPOINTS_IN.name, LOCAL_IN.name)
+    driving = [dict(zip(names, (part[None] for part in avatar.drive(pose)), strict=True)) for pose in poses]
+    return tuple(
+        Profile(precision, count, _kinds(Path(bundle, file), driving, frames, count))
+        for precision, file in manifest.graphs["student"].files["onnx"].items()
+        for count in threads
+    )
+
+
+def _kinds(graph: Path, driving: Sequence[dict[str, np.ndarray]], frames: int, threads: int) -> dict[str, float]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.enable_mem_pattern, options.enable_profiling = False, True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        for index in range(WARM_UP + frames):
+            session.run(None, driving[index % len(driving)])
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
+            times.setdefault((event["args"]["op_name"], event["name"]), []).append(event["dur"] / 1000)
+    kinds: dict[str, float] = {}
+    for (kind, _), values in times.items():
+        kinds[kind] = kinds.get(kind, 0.0) + float(np.median(values[WARM_UP:]))
+    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
+
+
+def profile_table(profiles: Sequence[Profile]) -> str:
+    """Profiles for reading: milliseconds by kind of operation, what takes under a hundredth of the time left out."""
+    lines = []
+    for one in profiles:
+        total = sum(one.kinds.values())
+        lines += [
+            f"onnx {one.precision}, {one.threads} thread{'s' * (one.threads > 1)}: {total:.1f} ms a frame, "
+            f"{one.outside_convolutions:.0%} of it neither convolution nor matrix product",
+            *(f"    {kind:22}{ms:8.2f} ms {ms / total:6.0%}" for kind, ms in one.kinds.items() if ms >= 0.01 * total),
+        ]
     return "\n".join(lines)
 
 

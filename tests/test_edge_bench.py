@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edge.bench import bench, table
+from edge.bench import bench, profile, profile_table, table
 from edge.errors import InputError
 
 
@@ -34,7 +34,20 @@ def test_for_reading_and_for_machines(result):
     assert data["gflops"] == 2 * data["gmacs"]
 
 
+def test_a_profile_says_where_the_time_goes(avatar_bundle):
+    whole, quantised = profile(avatar_bundle, frames=3)
+    assert (whole.precision, quantised.precision) == ("fp32", "int8")
+    assert {"GridSample", "Resize"} <= whole.kinds.keys() & quantised.kinds.keys()
+    assert any(kind.endswith("Conv") for kind in whole.kinds)
+    assert "QLinearConv" in quantised.kinds
+    assert list(whole.kinds.values()) == sorted(whole.kinds.values(), reverse=True)
+    assert 0 < whole.outside_convolutions < 1
+    assert "neither convolution nor matrix product" in profile_table([whole])
+
+
 def test_senseless_numbers(avatar_bundle):
+    with pytest.raises(InputError, match="at least 3 frames and 1 thread"):
+        profile(avatar_bundle, frames=2)
     with pytest.raises(InputError, match="at least 3 frames and 1 thread"):
         bench(avatar_bundle, frames=1)
     with pytest.raises(InputError, match="at least 3 frames and 1 thread"):

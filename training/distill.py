@@ -328,6 +328,7 @@ def distil(
     perceptual: Features | None = None,
     discriminator: Discriminator | None = None,
     head_pose: HeadPose | None = None,
+    build: Callable[[int], Student] | None = None,
     progress: Progress | None = None,
 ) -> DistilResult:
     """A student of this person, taught by this teacher on these tracks.
@@ -343,6 +344,8 @@ def distil(
         perceptual: feature maps for L_P, where a network is at hand; weighed by `config.weights.perceptual`.
         discriminator: for L_G, where the teacher delivers one.
         head_pose: for L_H, where a network is at hand; then every eighth step paints whole frames.
+        build: makes a student of another design for an appearance volume of so many channels at 64 px; default: the
+            one that `config.gflops` allows.
         progress: default: a bar on a terminal, plain lines elsewhere.
 
     Returns:
@@ -363,7 +366,7 @@ def distil(
     torch.manual_seed(config.seed)
     volume = identity.appearance_volume if config.appearance else torch.zeros_like(identity.appearance_volume)
     channels = volume.shape[0] * volume.shape[1] * (volume.shape[-1] // FIELD) ** 2
-    student = Student(student_config(config.gflops, volume_channels=channels))
+    student = build(channels) if build else Student(student_config(config.gflops, volume_channels=channels))
     student.bind(identity._replace(appearance_volume=volume))
     volume = volume.to(device)
     student.to(device).train()

@@ -7,6 +7,7 @@ beside it: it costs memory traffic, not arithmetic.
 `python -m training.flops` prints the table of the named tiers.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -80,17 +81,22 @@ class _Elements(TorchDispatchMode):
 @lru_cache
 def student_cost(config: StudentConfig) -> Cost:
     """Counts one frame of a student of these widths, without allocating its weights."""
+    return count(lambda: Student(config))
+
+
+def count(build: Callable[[], Student]) -> Cost:
+    """Counts one frame of a student of any design; `build` is called where tensors have shapes and no memory."""
     with torch.device("meta"):
-        student = Student(config).eval()
+        student = build().eval()
         inputs = torch.zeros(1, KEYPOINTS, 2), torch.zeros(1, LOCAL_LANDMARKS, 2)
         counter = FlopCounterMode(display=False, depth=3)
         elements = _Elements()
         with torch.no_grad(), counter, elements:
             student(*inputs)
     modules = {
-        name.removeprefix("Student."): sum(ops.values()) / 2e9
+        name.partition(".")[2]: sum(ops.values()) / 2e9
         for name, ops in counter.get_flop_counts().items()
-        if name.startswith("Student.")
+        if "." in name
     }
     modules["driver"] = DRIVER_GMACS
     gmacs = counter.get_total_flops() / 2e9 + DRIVER_GMACS

@@ -1,0 +1,550 @@
+"""Which student draws best at the same cost, and how fast: `python benchmarks/search.py designs|scale`.
+
+    designs   students of other designs, each of widths that cost about what the chosen one does, or less
+              → docs/designs.csv, docs/pictures/designs.png
+    scale     GFLOPs, steps and frames against quality (as the paper's Fig. 8)
+              → docs/scale.csv, docs/pictures/scale.png
+
+Every student learns the same portrait (public domain) from the same teacher's frames, with the same seed, and is
+measured on motion that it never saw. Designs are lowered as avatars are, and timed in turn on ONNX Runtime and
+ExecuTorch. What is in the table already is not trained again: delete its row to have it anew.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrize
+
+from converters.make import EXTREMES_STRIDE, HELD_OUT_SECONDS, HELD_OUT_STRIDE, TRAINING_STRIDE, example_photo
+from converters.student_graph import Driving
+from converters.to_executorch import export_executorch
+from converters.to_onnx import export_onnx
+from edge.bench import machine
+from edge.landmarks import read_portrait
+from edge.library import held_out_seed, procedural_track, train_seed
+from edge.runtimes import Runtime, load_graph
+from edge.spec import FIELD, KEYPOINTS, KEYPOINTS_IN, LOCAL_IN, SIZE
+from training.config import TIERS, TRAINING_FRAMES, DistilConfig, StudentConfig
+from training.distill import DistilResult, RenderedTrack, distil, evaluate, render_track
+from training.evaluators import load_lpips
+from training.flops import count, student_config
+from training.student import (
+    CELL,
+    FINE,
+    HEATMAP,
+    POINTS,
+    SHUFFLE,
+    Code,
+    DenseMotionTrunk,
+    Generator,
+    Motion,
+    Painted,
+    Student,
+    Window,
+    heatmaps,
+    resize,
+    warp,
+)
+from training.teachers import Identity
+from training.teachers.mesh import MeshTeacher
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+DOCS = Path(__file__).parents[1] / "docs"
+STEPS = 500
+TOLERANCE = 1.05
+"""A design costs at most this much of what the chosen one does: widths come in steps."""
+TIMED: tuple[tuple[Runtime, str, str], ...] = (
+    ("onnx", "fp32", "student.onnx"), ("onnx", "int8", "student.int8.onnx"),
+    ("executorch", "fp32", "student.pte"), ("executorch", "int8", "student.int8.pte"),
+)  # fmt: skip
+THREADS = (1, 2)
+ROUNDS = 12
+
+Build = Callable[[int], Student]
+
+
+# -- Other designs -------------------------------------------------------------------------------------------
+
+
+class LateNarrow(Generator):
+    """Enlarged first, narrowed then: four times the arithmetic between 64 and 128 px."""
+
+    def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE) -> Painted:
+        """As `Generator.forward`."""
+        with self._scope(features):
+            x = self.coarse(self.enter(torch.cat([features, hints], 1)))
+            x = self.narrow(resize(F.relu(x), fine)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
+            x = F.relu(self.fine(x))
+            colour, keep = self.colour(x).float(), self.keep(x).float()
+        return Painted(F.pixel_shuffle(colour, SHUFFLE), F.pixel_shuffle(keep, SHUFFLE))
+
+
+class Blind(Generator):
+    """Does not see the draft that it paints on."""
+
+    def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE) -> Painted:
+        """As `Generator.forward`."""
+        return super().forward(features, hints, torch.zeros_like(draft), fine)
+
+
+class WideTrunk(DenseMotionTrunk):
+    """Its last maps at 64 px instead of 32."""
+
+    def forward(self, heat: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `DenseMotionTrunk.forward`, both at 64 px."""
+        place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.channels, HEATMAP, HEATMAP)
+        with self._scope(heat):
+            skip = F.relu(self.enter(heat))
+            x = F.relu(self.up(resize(F.relu(self.deep(self.down(skip))), HEATMAP)) + skip)
+            x = F.relu(self.wide(resize(x + place, FIELD)))
+            return x.float(), self.heads(x).float()
+
+
+class WideMotion(Student):
+    """Chooses among candidate motions in each of 64 × 64 cells."""
+
+    def motion(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Motion:
+        """As `Student.motion`."""
+        code = self.code(keypoints, local_landmarks)
+        base = self.basis(code.share).reshape(-1, FIELD * FIELD, 2)
+        hints, heads = self.motion_trunk(heatmaps(code.aligned, self.axis) - self.source_heat, code.offsets)
+        assignment = torch.softmax(heads[:, : POINTS + 1].flatten(2).transpose(1, 2), -1)
+        mixed = torch.bmm(assignment[:, :, :POINTS], -code.offsets) + assignment[:, :, POINTS:] * base
+        still = mixed.transpose(1, 2).reshape(-1, 2, FIELD, FIELD) + heads[:, POINTS + 1 : POINTS + 3] * CELL
+        turned = code.turned.reshape(-1, FIELD, FIELD, 2)
+        moved = warp(torch.cat([still, heads[:, POINTS + 3 :], hints], 1), turned)
+        return Motion(turned + moved[:, 0:2].permute(0, 2, 3, 1), torch.sigmoid(moved[:, 2:3]), moved[:, 3:])
+
+
+class FewKeypoints(Student):
+    """Every second keypoint alone moves anything but the head's pose."""
+
+    def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
+        """As `Student.code`."""
+        heard = torch.ones(1, KEYPOINTS, 1, device=keypoints.device)
+        heard[:, 1::2] = 0
+        source = self.source_points[:, :KEYPOINTS]
+        code = super().code(keypoints, local_landmarks)
+        mask = torch.cat([heard, torch.ones_like(self.source_points[:, KEYPOINTS:, :1])], 1)
+        offsets = code.offsets * mask
+        posed = (keypoints - source) * heard
+        share = self.mixer(torch.cat([offsets.flatten(1), posed.flatten(1)], 1))
+        return Code(self.source_points + offsets, offsets, share, code.turned)
+
+
+class SmallLayer(Student):
+    """Warps a layer of half the size, and enlarges the draft: a quarter of the pixels to place."""
+
+    def paint(
+        self, motion: Motion, features: torch.Tensor, layer: torch.Tensor, window: Window | None = None
+    ) -> torch.Tensor:
+        """As `Student.paint`."""
+        half = SIZE // 2
+        warped_features = warp(features, motion.field) * motion.occlusion
+        field = F.interpolate(motion.field.permute(0, 3, 1, 2), (half, half), mode="bilinear", align_corners=True)
+        warped = warp(F.avg_pool2d(layer, 2), field.permute(0, 2, 3, 1))
+        canvas = F.avg_pool2d(self.canvas, 2)
+        draft = resize(canvas + (warped[:, 0:3] - canvas) * warped[:, 3:4], SIZE)
+        hints, fine = motion.hints, FINE
+        if window:
+            draft, hints, warped_features = window.of(draft), window.of(hints), window.of(warped_features)
+            fine = window.size // SHUFFLE
+        painted = self.generator(warped_features, hints, draft, fine)
+        return painted.keep * draft + painted.colour
+
+
+class NoLayer(Student):
+    """Paints every pixel from warped features over a canvas at rest: no photo is warped, as in the paper's student."""
+
+    def paint(
+        self, motion: Motion, features: torch.Tensor, layer: torch.Tensor, window: Window | None = None
+    ) -> torch.Tensor:
+        """As `Student.paint`."""
+        warped_features, hints = warp(features, motion.field) * motion.occlusion, motion.hints
+        draft, fine = self.canvas * torch.ones_like(hints[:, :1, :1, :1]), FINE
+        if window:
+            draft, hints, warped_features = window.of(draft), window.of(hints), window.of(warped_features)
+            fine = window.size // SHUFFLE
+        painted = self.generator(warped_features, hints, draft, fine)
+        return painted.keep * draft + painted.colour
+
+
+class Separable(nn.Module):
+    """Depthwise 3 × 3, then 1 × 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.each, self.mix = nn.Conv2d(channels, channels, 3, 1, 1, groups=channels), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, C, H, W], same out."""
+        return self.mix(self.each(x))
+
+
+class Branches(nn.Module):
+    """A 3 × 3 weight plus a 1 × 1 one plus the identity: RepVGG's branches, summed in the weight, not in the maps."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.point = nn.Parameter(torch.zeros(channels, channels, 1, 1))
+        self.scale = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """[C, C, 3, 3], same out."""
+        centre = self.point + torch.diag(self.scale)[:, :, None, None]
+        return weight + F.pad(centre, (1, 1, 1, 1))
+
+
+def _blocks(student: Student) -> list[Any]:
+    return [block for blocks in (student.generator.coarse, student.generator.fine) for block in blocks]
+
+
+def _separate(student: Student) -> None:
+    for block in _blocks(student):
+        block.first, block.second = (Separable(block.first.in_channels) for _ in range(2))
+        nn.init.zeros_(block.second.mix.weight)
+        nn.init.zeros_(block.second.mix.bias)
+
+
+def _branch(student: Student) -> None:
+    for block in _blocks(student):
+        for conv in (block.first, block.second):
+            parametrize.register_parametrization(conv, "weight", Branches(conv.in_channels))
+
+
+def _join(student: Student) -> None:
+    for block in _blocks(student):
+        for conv in (block.first, block.second):
+            parametrize.remove_parametrizations(conv, "weight")
+
+
+def _wide_doors(student: Student) -> None:
+    generator, fine = student.generator, student.config.fine_channels
+    generator.look = nn.Conv2d(3 * SHUFFLE**2, fine, 3, 1, 1)
+    for name in ("colour", "keep"):
+        door = getattr(generator, name)
+        wide = nn.Conv2d(fine, door.out_channels, 3, 1, 1)
+        nn.init.zeros_(wide.weight)
+        wide.bias = door.bias
+        setattr(generator, name, wide)
+
+
+def _becomes(part: str, kind: type[nn.Module]) -> Callable[[Student], None]:
+    """A part of the student keeps its weights and computes as another class does."""
+
+    def change(student: Student) -> None:
+        getattr(student, part).__class__ = kind
+
+    return change
+
+
+class Design(NamedTuple):
+    """One way to spend the budget."""
+
+    what: str
+    settings: Callable[[StudentConfig], StudentConfig] = lambda config: config
+    student: type[Student] = Student
+    rebuild: Callable[[Student], None] = lambda student: None
+    """Changes the student's parts after it is made."""
+    finish: Callable[[Student], None] = lambda student: None
+    """Puts them together for export."""
+
+    def of(self, config: StudentConfig) -> Student:
+        """A student of this design and these widths."""
+        student = self.student(self.settings(config))
+        self.rebuild(student)
+        return student
+
+    def dearest(self, volume_channels: int, gflops: float) -> Student:
+        """The one that costs most and no more than that, of widths that are multiples of 16."""
+        costs = {}
+        for coarse, fine in itertools.product(range(16, 161, 16), range(16, 81, 16)):
+            if fine <= coarse <= 4 * fine:
+                config = StudentConfig(32, coarse, fine, volume_channels=volume_channels)
+                costs[config] = count(lambda config=config: self.of(config)).gflops  # type: ignore[misc]
+        return self.of(max((config for config in costs if costs[config] <= gflops), key=costs.__getitem__))
+
+
+DESIGNS = {
+    "chosen": Design("plain 3 × 3 at 64 and 128 px; the photo warped at 512 px; candidates at 32 px; doors 1 × 1"),
+    "wide doors": Design("packed pixels read and written by 3 × 3", rebuild=_wide_doors),
+    "late narrow": Design("enlarged to 128 px before it is narrowed", rebuild=_becomes("generator", LateNarrow)),
+    "motion at 64": Design(
+        "candidate motions chosen at 64 px", student=WideMotion, rebuild=_becomes("motion_trunk", WideTrunk)
+    ),
+    "more coarse": Design("four blocks at 64 px, one at 128", lambda c: replace(c, coarse_blocks=4, fine_blocks=1)),
+    "more fine": Design("one block at 64 px, four at 128", lambda c: replace(c, coarse_blocks=1, fine_blocks=4)),
+    "separable": Design("depthwise-separable blocks", rebuild=_separate),
+    "branched": Design("3 × 3, 1 × 1 and identity, fused at export", rebuild=_branch, finish=_join),
+    "64 features": Design("F_2D of 64 channels instead of 32", lambda c: replace(c, feature_channels=64)),
+    "10 keypoints": Design("every second keypoint", student=FewKeypoints),
+    "blind": Design("the generator does not see the warped photo", rebuild=_becomes("generator", Blind)),
+    "layer 256": Design("the photo warped at 256 px and enlarged", student=SmallLayer),
+    "no layer": Design("no warped photo: learned features alone", student=NoLayer),
+}
+SCALE_GFLOPS = (0.75, *TIERS.values())
+SCALE_STEPS = (125, 250, 500, 1000, 2000)
+SCALE_FRAMES = (44, 88, 175, 350, 700)
+
+
+# -- Learning and measuring ----------------------------------------------------------------------------------
+
+
+class Material(NamedTuple):
+    """What all students learn from and are measured on."""
+
+    identity: Identity
+    teacher: MeshTeacher
+    training: np.ndarray
+    held_out: np.ndarray
+    extremes: RenderedTrack
+    work: Path
+
+
+def material(work: Path) -> Material:
+    """The portrait and its tracks, as `superface make` takes them."""
+    portrait = read_portrait(example_photo("grace_hopper"))
+    teacher = MeshTeacher()
+    image = torch.from_numpy(portrait.image).permute(2, 0, 1).float() / 255
+    identity = teacher.prepare(image, torch.from_numpy(portrait.landmarks))
+
+    def motion(seed: int, seconds: float, style: Any, stride: int) -> np.ndarray:
+        return procedural_track(portrait.landmarks, seed=seed, seconds=seconds, style=style).landmarks[::stride]
+
+    extremes = motion(held_out_seed(12), HELD_OUT_SECONDS, "training", EXTREMES_STRIDE)
+    return Material(
+        identity,
+        teacher,
+        motion(train_seed(0), TRAINING_FRAMES * TRAINING_STRIDE / 25, "training", TRAINING_STRIDE),
+        motion(held_out_seed(10), HELD_OUT_SECONDS, "speech", HELD_OUT_STRIDE),
+        render_track(identity, teacher, extremes, work / "extremes"),
+        work,
+    )
+
+
+def learn(ready: Material, steps: int, frames: int, build: Build) -> tuple[DistilResult, dict[str, Any]]:
+    """A student, and its row; the teacher's frames are rendered once for all that take as many."""
+    folder = ready.work / f"frames-{frames}"
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    rows = np.linspace(0, len(ready.training) - 1, frames).round().astype(int)
+    result = distil(
+        ready.identity, ready.teacher, folder, training_landmarks=ready.training[rows],
+        held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps), build=build,
+    )  # fmt: skip
+    calm, hardest = result.fidelity, evaluate(result.student, ready.extremes, DistilConfig())
+    cost = count(lambda: build(result.student.config.volume_channels))
+    return result, {
+        "gmacs": round(cost.gmacs, 3), "parameters_m": round(cost.parameters / 1e6, 2),
+        "steps": steps, "frames": frames,
+        "psnr_db": round(calm.psnr_db, 2), "ssim": round(calm.ssim, 4), "lpips": perceptual_distance(result),
+        "energy": round(calm.energy_ratio, 3), "extremes_db": round(hardest.psnr_db, 2),
+        "seconds": round(result.seconds),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def perceptual_distance(result: DistilResult) -> float | str:
+    """LPIPS of held-out frames at 512 px, every sixth; nothing where its network is not at hand."""
+    lpips, track, student = load_lpips(torch.device("cpu")), result.held_out, result.student
+    if lpips is None:
+        return ""
+    values = []
+    for row in range(0, len(track.frames), 6):
+        pose = [torch.from_numpy(np.array(part[row : row + 1])) for part in (track.keypoints, track.local_landmarks)]
+        wanted = torch.from_numpy(np.array(track.frames[row : row + 1])).float() / 255
+        values.append(float(lpips.distance(student(*pose), wanted)))
+    return round(statistics.fmean(values), 4)
+
+
+def lower(folder: Path, result: DistilResult) -> None:
+    """A student's graphs for all of `TIMED`, and the frames to time them on."""
+    calibration, held_out = (
+        Driving(np.array(track.keypoints), np.array(track.local_landmarks))
+        for track in (result.training, result.held_out)
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for export, precisions in ((export_onnx, ("fp32", "int8")), (export_executorch, ("fp32", "int8"))):
+        lowered, _ = export(  # type: ignore[operator]
+            result.student, None, calibration=calibration, held_out=held_out, precisions=precisions, verify=False
+        )
+        for graph in lowered:
+            for name, body in graph.files.items():
+                (folder / name).write_bytes(body)
+    np.savez(folder / "driving.npz", **{KEYPOINTS_IN.name: held_out.keypoints, LOCAL_IN.name: held_out.local_landmarks})
+
+
+def time_graphs(folders: list[Path], runtime: Runtime, file: str, threads: int) -> list[float]:
+    """Median milliseconds of each folder's graph, all in turn, in a process of its own: threads are set once for it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_time_graphs, folders, runtime, file, threads).result()
+
+
+def _time_graphs(folders: list[Path], runtime: Runtime, file: str, threads: int) -> list[float]:
+    torch.set_num_threads(threads)
+    runs, times = [], [[] for _ in folders]  # type: ignore[var-annotated]
+    for folder in folders:
+        with np.load(folder / "driving.npz", allow_pickle=False) as stored:
+            driving = {name: stored[name] for name in (KEYPOINTS_IN.name, LOCAL_IN.name)}
+        runs.append((load_graph(runtime, folder / file, threads), driving))
+    for turn in range(ROUNDS + 1):
+        for (run, driving), own in zip(runs, times, strict=True):
+            for frame in range(4):
+                row = slice(index := (4 * turn + frame) % len(driving[KEYPOINTS_IN.name]), index + 1)
+                begun = time.perf_counter()
+                run(**{name: values[row] for name, values in driving.items()})
+                if turn and frame:  # the first frame of a turn finds another graph's data in the cache
+                    own.append(1000 * (time.perf_counter() - begun))
+    return [round(statistics.median(own), 1) for own in times]
+
+
+# -- The two sweeps ------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What was measured before."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The table."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def run_designs(work: Path, steps: int) -> list[dict[str, Any]]:
+    """Train, lower and time all designs."""
+    table, graphs = DOCS / "designs.csv", work / "graphs"
+    rows = {row["name"]: row for row in read_rows(table) if row["name"] in DESIGNS}
+    ready = material(work)
+    budget = TOLERANCE * count(lambda: Student(student_config())).gflops
+    for name, design in DESIGNS.items():
+        folder = graphs / name.replace(" ", "_")
+        if name in rows and (folder / "driving.npz").exists():
+            continue
+        print(f"\n{name}: {design.what}", flush=True)
+        result, figures = learn(
+            ready, steps, TRAINING_FRAMES, lambda channels, design=design: design.dearest(channels, budget)  # type: ignore[misc]
+        )  # fmt: skip
+        design.finish(result.student)
+        lower(folder, result)
+        rows[name] = {"name": name, "what": design.what} | figures
+        write_rows(table, list(rows.values()))
+        print(figures, flush=True)
+    ordered = [rows[name] for name in DESIGNS]
+    folders = [graphs / name.replace(" ", "_") for name in DESIGNS]
+    for runtime, precision, file in TIMED:
+        for threads in THREADS:
+            times = time_graphs(folders, runtime, file, threads)
+            for row, value in zip(ordered, times, strict=True):
+                row[f"{runtime}_{precision}_{threads}t_ms"] = value
+    for row in ordered:
+        row["machine"] = machine()
+    write_rows(table, ordered)
+    draw_designs(ordered)
+    return ordered
+
+
+def run_scale(work: Path, steps: int) -> list[dict[str, Any]]:
+    """GFLOPs, steps, frames: one is varied, the others stay."""
+    table = DOCS / "scale.csv"
+    rows = {row["name"]: row for row in read_rows(table)}
+    ready = material(work)
+    standard = TIERS["standard"]
+    settings = [(f"{gflops:g} GFLOPs", gflops, steps, TRAINING_FRAMES) for gflops in SCALE_GFLOPS]
+    settings += [(f"{count} steps", standard, count, TRAINING_FRAMES) for count in SCALE_STEPS]
+    settings += [(f"{frames} frames", standard, steps, frames) for frames in SCALE_FRAMES]
+    for name, gflops, own_steps, frames in settings:
+        if name in rows:
+            continue
+        same = next((row for other, row in rows.items() if _same(row, gflops, own_steps, frames)), None)
+        if same is None:
+            print(f"\n{name}", flush=True)
+            _, figures = learn(
+                ready, own_steps, frames,
+                lambda channels, gflops=gflops: Student(student_config(gflops, volume_channels=channels)),  # type: ignore[misc]
+            )  # fmt: skip
+            same = {"gflops_at_most": gflops} | figures
+        rows[name] = {"name": name} | {key: value for key, value in same.items() if key != "name"}
+        write_rows(table, list(rows.values()))
+        print(rows[name], flush=True)
+    draw_scale(list(rows.values()))
+    return list(rows.values())
+
+
+def _same(row: dict[str, Any], gflops: float, steps: int, frames: int) -> bool:
+    return (float(row["gflops_at_most"]), int(row["steps"]), int(row["frames"])) == (gflops, steps, frames)
+
+
+def draw_designs(rows: list[dict[str, Any]]) -> None:
+    """Quality over latency."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharey=True)
+    for axis, (runtime, precision, _) in zip(axes.flat, TIMED, strict=True):
+        for row in rows:
+            place = float(row[f"{runtime}_{precision}_1t_ms"]), float(row["psnr_db"])
+            chosen = row["name"] == "chosen"
+            axis.plot(*place, "o", color="tab:red" if chosen else "tab:blue")
+            axis.annotate(row["name"], place, xytext=(5, 3), textcoords="offset points", fontsize=7)
+        axis.set(xlabel=f"ms a frame, one thread: {runtime}, {precision}", ylabel="PSNR, calm speaker, dB")
+        axis.margins(x=0.15)
+    figure.savefig(DOCS / "pictures" / "designs.png", dpi=90)
+
+
+def draw_scale(rows: list[dict[str, Any]]) -> None:
+    """Quality over each of the three."""
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained", sharey=True)
+    for axis, unit in zip(axes, ("GFLOPs", "steps", "frames"), strict=True):
+        own = [row for row in rows if row["name"].endswith(unit)]
+        at = [2 * float(row["gmacs"]) if unit == "GFLOPs" else float(row["name"].split()[0]) for row in own]
+        order = np.argsort(at)
+        for key, label in (("psnr_db", "calm speaker"), ("extremes_db", "extremes")):
+            axis.plot(np.array(at)[order], np.array([float(row[key]) for row in own])[order], "o-", label=label)
+        axis.set(xlabel=unit, xscale="log")
+        axis.set_xticks(at, [f"{value:.2g}" if unit == "GFLOPs" else f"{value:g}" for value in at])
+        axis.minorticks_off()
+    axes[0].set(ylabel="PSNR, dB")
+    axes[0].legend()
+    figure.savefig(DOCS / "pictures" / "scale.png", dpi=90)
+
+
+def main() -> int:
+    """Run a sweep; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).split("\n")[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sweep", choices=("designs", "scale"))
+    parser.add_argument("--work", type=Path, default=Path("runs/search"), help="frames and graphs (%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each student (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="end with the rows as one JSON line")
+    arguments = parser.parse_args()
+    rows = (run_designs if arguments.sweep == "designs" else run_scale)(arguments.work, arguments.steps)
+    if arguments.json:
+        print(json.dumps(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
