@@ -53,6 +53,7 @@ from training.student import (
     Code,
     DenseMotionTrunk,
     Generator,
+    Mixer,
     Motion,
     Painted,
     Student,
@@ -102,7 +103,11 @@ class Blind(Generator):
 
     def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE) -> Painted:
         """As `Generator.forward`."""
-        return super().forward(features, hints, torch.zeros_like(draft), fine)
+        with self._scope(features):
+            x = self.coarse(self.enter(torch.cat([features, hints], 1)))
+            x = F.relu(self.fine(resize(self.narrow(F.relu(x)), fine)))
+            colour, keep = self.colour(x).float(), self.keep(x).float()
+        return Painted(F.pixel_shuffle(colour, SHUFFLE), F.pixel_shuffle(keep, SHUFFLE))
 
 
 class WideTrunk(DenseMotionTrunk):
@@ -134,24 +139,39 @@ class WideMotion(Student):
         return Motion(turned + moved[:, 0:2].permute(0, 2, 3, 1), torch.sigmoid(moved[:, 2:3]), moved[:, 3:])
 
 
+class FewInputs(Mixer):
+    """A mixer that hears a part of what it is given."""
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """As `Mixer.features`."""
+        return super().features(x * self.heard)
+
+
 class FewKeypoints(Student):
     """Every second keypoint alone moves anything but the head's pose."""
 
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__(config)
+        heard = torch.ones(1, POINTS, 2)
+        heard[:, 1:KEYPOINTS:2] = 0
+        self.register_buffer("heard", heard, persistent=False)
+        self.mixer.__class__ = FewInputs
+        self.mixer.register_buffer(
+            "heard", torch.cat([heard, heard[:, :KEYPOINTS]], 1).flatten(1), persistent=False
+        )
+
     def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
         """As `Student.code`."""
-        heard = torch.ones(1, KEYPOINTS, 1, device=keypoints.device)
-        heard[:, 1::2] = 0
-        source = self.source_points[:, :KEYPOINTS]
         code = super().code(keypoints, local_landmarks)
-        mask = torch.cat([heard, torch.ones_like(self.source_points[:, KEYPOINTS:, :1])], 1)
-        offsets = code.offsets * mask
-        posed = (keypoints - source) * heard
-        share = self.mixer(torch.cat([offsets.flatten(1), posed.flatten(1)], 1))
-        return Code(self.source_points + offsets, offsets, share, code.turned)
+        offsets = code.offsets * self.heard
+        return Code(self.source_points + offsets, offsets, code.share, code.turned)
 
 
 class SmallLayer(Student):
     """Warps a layer of half the size, and enlarges the draft: a quarter of the pixels to place."""
+
+    small: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Layer and canvas at half the size, once learning is over."""
 
     def paint(
         self, motion: Motion, features: torch.Tensor, layer: torch.Tensor, window: Window | None = None
@@ -160,8 +180,8 @@ class SmallLayer(Student):
         half = SIZE // 2
         warped_features = warp(features, motion.field) * motion.occlusion
         field = F.interpolate(motion.field.permute(0, 3, 1, 2), (half, half), mode="bilinear", align_corners=True)
-        warped = warp(F.avg_pool2d(layer, 2), field.permute(0, 2, 3, 1))
-        canvas = F.avg_pool2d(self.canvas, 2)
+        small_layer, canvas = self.small or (F.avg_pool2d(layer, 2), F.avg_pool2d(self.canvas, 2))
+        warped = warp(small_layer, field.permute(0, 2, 3, 1))
         draft = resize(canvas + (warped[:, 0:3] - canvas) * warped[:, 3:4], SIZE)
         hints, fine = motion.hints, FINE
         if window:
@@ -179,7 +199,7 @@ class NoLayer(Student):
     ) -> torch.Tensor:
         """As `Student.paint`."""
         warped_features, hints = warp(features, motion.field) * motion.occlusion, motion.hints
-        draft, fine = self.canvas * torch.ones_like(hints[:, :1, :1, :1]), FINE
+        draft, fine = self.canvas + 0.0 * hints[:, 0:1, 0:1, 0:1], FINE
         if window:
             draft, hints, warped_features = window.of(draft), window.of(hints), window.of(warped_features)
             fine = window.size // SHUFFLE
@@ -234,6 +254,11 @@ def _join(student: Student) -> None:
     for block in _blocks(student):
         for conv in (block.first, block.second):
             parametrize.remove_parametrizations(conv, "weight")
+
+
+@torch.no_grad()
+def _shrink(student: Student) -> None:
+    student.small = F.avg_pool2d(student.layer, 2), F.avg_pool2d(student.canvas, 2)  # type: ignore[assignment]
 
 
 def _wide_doors(student: Student) -> None:
@@ -297,7 +322,7 @@ DESIGNS = {
     "64 features": Design("F_2D of 64 channels instead of 32", lambda c: replace(c, feature_channels=64)),
     "10 keypoints": Design("every second keypoint", student=FewKeypoints),
     "blind": Design("the generator does not see the warped photo", rebuild=_becomes("generator", Blind)),
-    "layer 256": Design("the photo warped at 256 px and enlarged", student=SmallLayer),
+    "layer 256": Design("the photo warped at 256 px and enlarged", student=SmallLayer, finish=_shrink),
     "no layer": Design("no warped photo: learned features alone", student=NoLayer),
 }
 SCALE_GFLOPS = (0.75, *TIERS.values())

@@ -86,7 +86,36 @@ def devices() -> str:
     return _markdown(head, table)
 
 
-TABLES: dict[str, Callable[[], str]] = {"speed": speed, "peers": peers, "devices": devices}
+def designs() -> str:
+    """Students of other designs."""
+    table = []
+    for row in read("designs.csv"):
+        times = [
+            " / ".join(row[f"{runtime}_{precision}_{threads}t_ms"] for precision in ("fp32", "int8"))
+            for runtime in ("onnx", "executorch")
+            for threads in (1, 2)
+        ]
+        quality = [f"{row['psnr_db']}, {row['extremes_db']}", row["ssim"], row["lpips"]]
+        table.append([f"{row['name']}: {row['what']}", row["gmacs"], *quality, *times])
+    settings = [f"{runtime}, {threads}" for runtime in ("ONNX", "ExecuTorch") for threads in ("1 thread", "2 threads")]
+    head = ("design", "GMACs", "PSNR calm, extremes", "SSIM", "LPIPS", *(f"{one}, ms fp32 / int8" for one in settings))
+    return _markdown(head, table)
+
+
+def scale() -> str:
+    """GFLOPs, steps and frames, one varied at a time."""
+    columns = ("name", "gmacs", "steps", "frames", "psnr_db", "extremes_db", "ssim", "lpips", "seconds")
+    head = ("varied", "GMACs", "steps", "frames", "PSNR calm", "extremes", "SSIM", "LPIPS", "seconds of training")
+    return _markdown(head, [[row[column] for column in columns] for row in read("scale.csv")])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "speed": speed,
+    "peers": peers,
+    "devices": devices,
+    "designs": designs,
+    "scale": scale,
+}
 
 
 def filled(text: str) -> str:
