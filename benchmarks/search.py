@@ -1,9 +1,11 @@
-"""Which student draws best at the same cost, and how fast: `python benchmarks/search.py designs|scale`.
+"""Which student draws best at the same cost, and how fast: `python benchmarks/search.py designs|scale|cost`.
 
     designs   students of other designs, each of widths that cost about what the chosen one does, or less
               → docs/designs.csv, docs/pictures/designs.png
     scale     GFLOPs, steps and frames against quality (as the paper's Fig. 8)
               → docs/scale.csv, docs/pictures/scale.png
+    cost      seconds and memory of one avatar, from a portrait on, against quality
+              → docs/cost.csv
 
 Every student learns the same portrait (public domain) from the same teacher's frames, with the same seed, and is
 measured on motion that it never saw. Designs are lowered as avatars are, and timed in turn on ONNX Runtime and
@@ -15,6 +17,7 @@ import csv
 import itertools
 import json
 import multiprocessing
+import shutil
 import statistics
 import sys
 import time
@@ -35,7 +38,7 @@ from converters.make import EXTREMES_STRIDE, HELD_OUT_SECONDS, HELD_OUT_STRIDE, 
 from converters.student_graph import Driving
 from converters.to_executorch import export_executorch
 from converters.to_onnx import export_onnx
-from edge.bench import machine
+from edge.bench import machine, peak_mb
 from edge.landmarks import read_portrait
 from edge.library import held_out_seed, procedural_track, train_seed
 from edge.runtimes import Runtime, load_graph
@@ -158,9 +161,7 @@ class FewKeypoints(Student):
         heard[:, 1:KEYPOINTS:2] = 0
         self.register_buffer("heard", heard, persistent=False)
         self.mixer.__class__ = FewInputs
-        self.mixer.register_buffer(
-            "heard", torch.cat([heard, heard[:, :KEYPOINTS]], 1).flatten(1), persistent=False
-        )
+        self.mixer.register_buffer("heard", torch.cat([heard, heard[:, :KEYPOINTS]], 1).flatten(1), persistent=False)
 
     def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
         """As `Student.code`."""
@@ -328,7 +329,8 @@ DESIGNS = {
     "no layer": Design("no warped photo: learned features alone", student=NoLayer),
 }
 SCALE_GFLOPS = (0.75, *TIERS.values())
-SCALE_STEPS = (125, 250, 500, 1000, 2000)
+SCALE_STEPS = (30, 125, 250, 500, 1000, 2000)
+COST_STEPS = (1, 30, 125, 500)
 SCALE_FRAMES = (44, 88, 175, 350, 700)
 
 
@@ -342,11 +344,11 @@ class Material(NamedTuple):
     teacher: MeshTeacher
     training: np.ndarray
     held_out: np.ndarray
-    extremes: RenderedTrack
+    extremes: RenderedTrack | None
     work: Path
 
 
-def material(work: Path) -> Material:
+def material(work: Path, *, extremes: bool = True) -> Material:
     """The portrait and its tracks, as `superface make` takes them."""
     portrait = read_portrait(example_photo("grace_hopper"))
     teacher = MeshTeacher()
@@ -356,13 +358,13 @@ def material(work: Path) -> Material:
     def motion(seed: int, seconds: float, style: Any, stride: int) -> np.ndarray:
         return procedural_track(portrait.landmarks, seed=seed, seconds=seconds, style=style).landmarks[::stride]
 
-    extremes = motion(held_out_seed(12), HELD_OUT_SECONDS, "training", EXTREMES_STRIDE)
+    hardest = motion(held_out_seed(12), HELD_OUT_SECONDS, "training", EXTREMES_STRIDE)
     return Material(
         identity,
         teacher,
         motion(train_seed(0), TRAINING_FRAMES * TRAINING_STRIDE / 25, "training", TRAINING_STRIDE),
         motion(held_out_seed(10), HELD_OUT_SECONDS, "speech", HELD_OUT_STRIDE),
-        render_track(identity, teacher, extremes, work / "extremes"),
+        render_track(identity, teacher, hardest, work / "extremes") if extremes else None,
         work,
     )
 
@@ -376,6 +378,7 @@ def learn(ready: Material, steps: int, frames: int, build: Build) -> tuple[Disti
         ready.identity, ready.teacher, folder, training_landmarks=ready.training[rows],
         held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps), build=build,
     )  # fmt: skip
+    assert ready.extremes
     calm, hardest = result.fidelity, evaluate(result.student, ready.extremes, DistilConfig())
     cost = count(lambda: build(result.student.config.volume_channels))
     return result, {
@@ -522,6 +525,33 @@ def run_scale(work: Path, steps: int) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def run_cost(work: Path) -> list[dict[str, Any]]:
+    """One avatar from its portrait on, with more and more steps, each in a fresh process."""
+    rows = []
+    for steps in COST_STEPS:
+        folder = work / "cost"
+        shutil.rmtree(folder, ignore_errors=True)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            rows.append({"steps": steps} | pool.submit(_cost, folder, steps).result() | {"machine": machine()})
+        write_rows(DOCS / "cost.csv", rows)
+        print(rows[-1], flush=True)
+    return rows
+
+
+def _cost(folder: Path, steps: int) -> dict[str, Any]:
+    """Seconds of all that `superface make` does up to the student, and the most memory it held."""
+    begun = time.monotonic()
+    ready = material(folder, extremes=False)
+    result = distil(
+        ready.identity, ready.teacher, folder, training_landmarks=ready.training,
+        held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps),
+    )  # fmt: skip
+    return {
+        "seconds": round(time.monotonic() - begun), "of_training": round(result.seconds),
+        "peak_mb": round(peak_mb()), "psnr_db": round(result.fidelity.psnr_db, 2),
+    }  # fmt: skip
+
+
 def _same(row: dict[str, Any], gflops: float, steps: int, frames: int) -> bool:
     return (float(row["gflops_at_most"]), int(row["steps"]), int(row["frames"])) == (gflops, steps, frames)
 
@@ -570,12 +600,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=str(__doc__).split("\n")[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sweep", choices=("designs", "scale"))
+    parser.add_argument("sweep", choices=("designs", "scale", "cost"))
     parser.add_argument("--work", type=Path, default=Path("runs/search"), help="frames and graphs (%(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each student (%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each student of designs and scale (%(default)s)")
     parser.add_argument("--json", action="store_true", help="end with the rows as one JSON line")
     arguments = parser.parse_args()
-    rows = (run_designs if arguments.sweep == "designs" else run_scale)(arguments.work, arguments.steps)
+    if arguments.sweep == "cost":
+        rows = run_cost(arguments.work)
+    else:
+        rows = (run_designs if arguments.sweep == "designs" else run_scale)(arguments.work, arguments.steps)
     if arguments.json:
         print(json.dumps(rows))
     return 0

@@ -194,9 +194,7 @@ _ARITHMETIC = ("Conv", "Gemm", "MatMul")
 """How the names of operations end that multiply and accumulate: Conv, FusedConv, QLinearConv, NhwcFusedConv, …"""
 
 
-def profile(
-    bundle: str | os.PathLike[str], *, frames: int = 60, threads: Sequence[int] = (1,)
-) -> tuple[Profile, ...]:
+def profile(bundle: str | os.PathLike[str], *, frames: int = 60, threads: Sequence[int] = (1,)) -> tuple[Profile, ...]:
     """Time the student's operations in ONNX Runtime, at every precision that the avatar has.
 
     ONNX Runtime alone: the released packages of ExecuTorch are built without its event tracer.
@@ -301,7 +299,7 @@ def _measure(bundle: str, runtime: Runtime, precision: Precision, threads: int, 
             gemm = _gemm_gflops_per_s()
             # The product's matrices are not the avatar's: its memory was read before them.
         elif index < WARM_UP:
-            peak_mb = _peak_mb()
+            peak = peak_mb()
     counted = times_ms[1 + WARM_UP :]
     return {
         "median_ms": float(np.median(counted)),
@@ -310,8 +308,8 @@ def _measure(bundle: str, runtime: Runtime, precision: Precision, threads: int, 
         "first_ms": times_ms[0],
         "load_ms": load_ms,
         "gemm_gflops_per_s": max(gemm, _gemm_gflops_per_s()),
-        "peak_rss_mb": peak_mb,
-        "extra_rss_mb": peak_mb - idle_mb,
+        "peak_rss_mb": peak,
+        "extra_rss_mb": peak - idle_mb,
     }
 
 
@@ -325,11 +323,11 @@ def _runtime_alone_mb(bundle: str) -> float:
     path = Path(bundle, manifest.graphs["driver"].files["onnx"]["fp32"])
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     session.run(None, {"landmarks": np.zeros(session.get_inputs()[0].shape, np.float32)})
-    return _peak_mb()
+    return peak_mb()
 
 
-def _peak_mb() -> float:
-    """The most memory that this process has held."""
+def peak_mb() -> float:
+    """The most memory that this process has held, in MB."""
     try:
         # Linux hands the parent's peak down in ru_maxrss; this field starts anew with the program.
         lines = Path("/proc/self/status").read_text().splitlines()

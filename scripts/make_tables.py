@@ -109,12 +109,20 @@ def scale() -> str:
     return _markdown(head, [[row[column] for column in columns] for row in read("scale.csv")])
 
 
+def cost() -> str:
+    """One avatar, from its portrait to the student."""
+    columns = ("steps", "seconds", "of_training", "peak_mb", "psnr_db")
+    head = ("steps", "seconds in all", "of training", "peak memory, MB", "PSNR, calm speaker")
+    return _markdown(head, [[row[column] for column in columns] for row in read("cost.csv")])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "peers": peers,
     "devices": devices,
     "designs": designs,
     "scale": scale,
+    "cost": cost,
 }
 
 
