@@ -328,7 +328,7 @@ DESIGNS = {
     "layer 256": Design("the photo warped at 256 px and enlarged", student=SmallLayer, finish=_shrink),
     "no layer": Design("no warped photo: learned features alone", student=NoLayer),
 }
-SCALE_GFLOPS = (0.75, *TIERS.values())
+SCALE_GFLOPS = (0.75, *sorted(TIERS.values()))
 SCALE_STEPS = (30, 125, 250, 500, 1000, 2000)
 COST_STEPS = (1, 30, 125, 500)
 SCALE_FRAMES = (44, 88, 175, 350, 700)
@@ -521,8 +521,10 @@ def run_scale(work: Path, steps: int) -> list[dict[str, Any]]:
         rows[name] = {"name": name} | {key: value for key, value in same.items() if key != "name"}
         write_rows(table, list(rows.values()))
         print(rows[name], flush=True)
-    draw_scale(list(rows.values()))
-    return list(rows.values())
+    ordered = [rows[name] for name, *_ in settings]
+    write_rows(table, ordered)
+    draw_scale(ordered)
+    return ordered
 
 
 def run_cost(work: Path) -> list[dict[str, Any]]:
@@ -588,7 +590,7 @@ def draw_scale(rows: list[dict[str, Any]]) -> None:
         for key, label in (("psnr_db", "calm speaker"), ("extremes_db", "extremes")):
             axis.plot(np.array(at)[order], np.array([float(row[key]) for row in own])[order], "o-", label=label)
         axis.set(xlabel=unit, xscale="log")
-        axis.set_xticks(at, [f"{value:.2g}" if unit == "GFLOPs" else f"{value:g}" for value in at])
+        axis.set_xticks(at, [f"{value:.1f}" if unit == "GFLOPs" else f"{value:g}" for value in at], fontsize=8)
         axis.minorticks_off()
     axes[0].set(ylabel="PSNR, dB")
     axes[0].legend()

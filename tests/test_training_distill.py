@@ -15,8 +15,9 @@ from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
 from edge.errors import InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from training.checkpoint import load_student, load_tensors, save_tensors
-from training.config import DistilConfig
+from training.config import DistilConfig, StudentConfig
 from training.distill import distil, render_track
+from training.student import Student
 
 CONFIG = DistilConfig(gflops=1.0, steps=6, motion_share=0.34, batch=1, motion_batch=4)
 
@@ -25,7 +26,7 @@ def quiet(stage, share, note):
     pass
 
 
-def run(folder, face, config=CONFIG, progress=quiet, frames=8):
+def run(folder, face, config=CONFIG, progress=quiet, frames=8, build=None):
     return distil(
         sliding_identity(face),
         SlidingTeacher(),
@@ -33,6 +34,7 @@ def run(folder, face, config=CONFIG, progress=quiet, frames=8):
         training_landmarks=sliding_track(face, frames, seed=0),
         held_out_landmarks=sliding_track(face, 3, seed=1),
         config=config,
+        build=build,
         progress=progress,
     )
 
@@ -140,6 +142,20 @@ def test_each_delivery_can_be_taken_away(faces, tmp_path, switch):
     result = run(tmp_path, faces[0], config, frames=2)
     assert np.isfinite(result.fidelity.psnr_db)
     assert ("motion" in {row["stage"] for row in result.history}) == (switch != "motion_field")
+
+
+def test_a_student_of_another_design_is_taught(faces, tmp_path):
+    config = DistilConfig(steps=2, motion_share=0.5, batch=1, motion_batch=2)
+    made = []
+
+    def build(channels):
+        made.append(Student(StudentConfig(16, 16, 16, coarse_blocks=1, volume_channels=channels)))
+        return made[-1]
+
+    result = run(tmp_path, faces[0], config, frames=2, build=build)
+    assert result.student is made[0]
+    assert len(result.student.generator.coarse) == 1
+    assert np.isfinite(result.fidelity.psnr_db)
 
 
 def test_bad_tracks_and_full_disks_are_explained(faces, tmp_path, monkeypatch):
