@@ -9,11 +9,12 @@
 
 Every student learns the same portrait (public domain) from the same teacher's frames, with the same seed, and is
 measured on motion that it never saw. Designs are lowered as avatars are, and timed in turn on ONNX Runtime and
-ExecuTorch. What is in the table already is not trained again: delete its row to have it anew.
+ExecuTorch. What is in the table of designs or scale is not trained again: delete its row to have it anew.
 """
 
 import argparse
 import csv
+import io
 import itertools
 import json
 import multiprocessing
@@ -43,8 +44,9 @@ from edge.landmarks import read_portrait
 from edge.library import held_out_seed, procedural_track, train_seed
 from edge.runtimes import Runtime, load_graph
 from edge.spec import FIELD, KEYPOINTS, KEYPOINTS_IN, LOCAL_IN, SIZE
+from training.checkpoint import write_text
 from training.config import TIERS, TRAINING_FRAMES, DistilConfig, StudentConfig
-from training.distill import DistilResult, RenderedTrack, distil, evaluate, render_track
+from training.distill import DistilResult, distil, evaluate, render_track
 from training.evaluators import load_lpips
 from training.flops import count, student_config
 from training.student import (
@@ -170,6 +172,18 @@ class FewKeypoints(Student):
         return Code(self.source_points + offsets, offsets, code.share, code.turned)
 
 
+def _paint_over(
+    student: Student, draft: torch.Tensor, motion: Motion, features: torch.Tensor, window: Window | None
+) -> torch.Tensor:
+    """The frame, or a window of it, from a whole draft and warped features."""
+    hints, fine = motion.hints, FINE
+    if window:
+        draft, hints, features = window.of(draft), window.of(hints), window.of(features)
+        fine = window.size // SHUFFLE
+    painted = student.generator(features, hints, draft, fine)
+    return painted.keep * draft + painted.colour
+
+
 class SmallLayer(Student):
     """Warps a layer of half the size, and enlarges the draft: a quarter of the pixels to place."""
 
@@ -186,12 +200,7 @@ class SmallLayer(Student):
         small_layer, canvas = self.small or (F.avg_pool2d(layer, 2), F.avg_pool2d(self.canvas, 2))
         warped = warp(small_layer, field.permute(0, 2, 3, 1))
         draft = resize(canvas + (warped[:, 0:3] - canvas) * warped[:, 3:4], SIZE)
-        hints, fine = motion.hints, FINE
-        if window:
-            draft, hints, warped_features = window.of(draft), window.of(hints), window.of(warped_features)
-            fine = window.size // SHUFFLE
-        painted = self.generator(warped_features, hints, draft, fine)
-        return painted.keep * draft + painted.colour
+        return _paint_over(self, draft, motion, warped_features, window)
 
 
 class NoLayer(Student):
@@ -201,13 +210,8 @@ class NoLayer(Student):
         self, motion: Motion, features: torch.Tensor, layer: torch.Tensor, window: Window | None = None
     ) -> torch.Tensor:
         """As `Student.paint`."""
-        warped_features, hints = warp(features, motion.field) * motion.occlusion, motion.hints
-        draft, fine = self.canvas + 0.0 * hints[:, 0:1, 0:1, 0:1], FINE
-        if window:
-            draft, hints, warped_features = window.of(draft), window.of(hints), window.of(warped_features)
-            fine = window.size // SHUFFLE
-        painted = self.generator(warped_features, hints, draft, fine)
-        return painted.keep * draft + painted.colour
+        draft = self.canvas + 0.0 * motion.hints[:, 0:1, 0:1, 0:1]
+        return _paint_over(self, draft, motion, warp(features, motion.field) * motion.occlusion, window)
 
 
 class Separable(nn.Module):
@@ -344,11 +348,11 @@ class Material(NamedTuple):
     teacher: MeshTeacher
     training: np.ndarray
     held_out: np.ndarray
-    extremes: RenderedTrack | None
+    extremes: np.ndarray
     work: Path
 
 
-def material(work: Path, *, extremes: bool = True) -> Material:
+def material(work: Path) -> Material:
     """The portrait and its tracks, as `superface make` takes them."""
     portrait = read_portrait(example_photo("grace_hopper"))
     teacher = MeshTeacher()
@@ -358,13 +362,12 @@ def material(work: Path, *, extremes: bool = True) -> Material:
     def motion(seed: int, seconds: float, style: Any, stride: int) -> np.ndarray:
         return procedural_track(portrait.landmarks, seed=seed, seconds=seconds, style=style).landmarks[::stride]
 
-    hardest = motion(held_out_seed(12), HELD_OUT_SECONDS, "training", EXTREMES_STRIDE)
     return Material(
         identity,
         teacher,
         motion(train_seed(0), TRAINING_FRAMES * TRAINING_STRIDE / 25, "training", TRAINING_STRIDE),
         motion(held_out_seed(10), HELD_OUT_SECONDS, "speech", HELD_OUT_STRIDE),
-        render_track(identity, teacher, hardest, work / "extremes") if extremes else None,
+        motion(held_out_seed(12), HELD_OUT_SECONDS, "training", EXTREMES_STRIDE),
         work,
     )
 
@@ -378,8 +381,8 @@ def learn(ready: Material, steps: int, frames: int, build: Build) -> tuple[Disti
         ready.identity, ready.teacher, folder, training_landmarks=ready.training[rows],
         held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps), build=build,
     )  # fmt: skip
-    assert ready.extremes
-    calm, hardest = result.fidelity, evaluate(result.student, ready.extremes, DistilConfig())
+    extremes = render_track(ready.identity, ready.teacher, ready.extremes, ready.work / "extremes")
+    calm, hardest = result.fidelity, evaluate(result.student, extremes, DistilConfig())
     cost = count(lambda: build(result.student.config.volume_channels))
     return result, {
         "gmacs": round(cost.gmacs, 3), "parameters_m": round(cost.parameters / 1e6, 2),
@@ -457,12 +460,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The table."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """The table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def run_designs(work: Path, steps: int) -> list[dict[str, Any]]:
@@ -543,7 +546,7 @@ def run_cost(work: Path) -> list[dict[str, Any]]:
 def _cost(folder: Path, steps: int) -> dict[str, Any]:
     """Seconds of all that `superface make` does up to the student, and the most memory it held."""
     begun = time.monotonic()
-    ready = material(folder, extremes=False)
+    ready = material(folder)
     result = distil(
         ready.identity, ready.teacher, folder, training_landmarks=ready.training,
         held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps),

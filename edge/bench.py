@@ -23,7 +23,7 @@ import numpy as np
 from edge import bundle as bundles
 from edge.avatar import Avatar
 from edge.errors import BundleError, InputError, MissingRuntimeError
-from edge.runtimes import Precision, Runtime, engine, format_of, installed
+from edge.runtimes import Precision, Runtime, engine, format_of, installed, onnx_session
 from edge.spec import KEYPOINTS_IN, LOCAL_IN
 
 GEMM_SIZE = 1024
@@ -106,10 +106,7 @@ def bench(
         BundleError: when the bundle is damaged.
         InputError: when a number makes no sense, or a measuring process dies.
     """
-    if frames < 3 or not threads or min(threads) < 1:
-        raise InputError("A benchmark wants at least 3 frames and 1 thread.")
-    manifest = bundles.read_manifest(bundle)
-    bundles.verify_files(bundle, manifest)
+    manifest = _checked(bundle, frames, threads)
     rows = [
         _row(bundle, manifest, runtime, precision, count, frames)
         for runtime in (native_runtimes() if runtimes is None else runtimes)
@@ -127,6 +124,15 @@ def bench(
         file_mb={file: _size_mb(manifest, file) for file in graphs},
         rows=tuple(rows),
     )
+
+
+def _checked(bundle: str | os.PathLike[str], frames: int, threads: Sequence[int]) -> bundles.Manifest:
+    """The manifest of a whole bundle that is to be measured so."""
+    if frames < 3 or not threads or min(threads) < 1:
+        raise InputError("A benchmark wants at least 3 frames and 1 thread.")
+    manifest = bundles.read_manifest(bundle)
+    bundles.verify_files(bundle, manifest)
+    return manifest
 
 
 def native_runtimes() -> tuple[Runtime, ...]:
@@ -203,10 +209,7 @@ def profile(bundle: str | os.PathLike[str], *, frames: int = 60, threads: Sequen
         BundleError: when the bundle is damaged.
         InputError: when a number makes no sense.
     """
-    if frames < 3 or not threads or min(threads) < 1:
-        raise InputError("A profile wants at least 3 frames and 1 thread.")
-    manifest = bundles.read_manifest(bundle)
-    bundles.verify_files(bundle, manifest)
+    manifest = _checked(bundle, frames, threads)
     poses = bundles.read_array(bundle, manifest, "golden/landmarks.f32")
     avatar = Avatar.load(bundle, runtime="onnx")
     names = (KEYPOINTS_IN.name, LOCAL_IN.name)
@@ -219,14 +222,8 @@ def profile(bundle: str | os.PathLike[str], *, frames: int = 60, threads: Sequen
 
 
 def _kinds(graph: Path, driving: Sequence[dict[str, np.ndarray]], frames: int, threads: int) -> dict[str, float]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    options.enable_mem_pattern, options.enable_profiling = False, True
     with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder, "profile"))
-        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = onnx_session(graph, threads, profile=Path(folder, "profile"))
         for index in range(WARM_UP + frames):
             session.run(None, driving[index % len(driving)])
         events = json.loads(Path(session.end_profiling()).read_text())

@@ -84,7 +84,12 @@ def _numpy(path: Path, threads: int | None) -> Run:
     return NumpyStudent(path).run
 
 
-def _onnx(path: Path, threads: int | None) -> Run:
+def onnx_session(path: Path, threads: int | None, *, profile: Path | None = None) -> Any:
+    """ONNX Runtime's session as every frame is drawn in; `profile` begins the name of a file for its operations' times.
+
+    Raises:
+        BundleError: when the file cannot be loaded.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -94,10 +99,16 @@ def _onnx(path: Path, threads: int | None) -> Run:
     # One arena plan for all of a frame's maps costs 16 MB more than taking them as they come, at the same
     # speed.
     options.enable_mem_pattern = False
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own types, which share no base but this.
         raise _unreadable("ONNX Runtime", path, error) from error
+
+
+def _onnx(path: Path, threads: int | None) -> Run:
+    session = onnx_session(path, threads)
 
     def run(**inputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], ...]:
         return tuple(session.run(None, inputs))
