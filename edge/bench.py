@@ -23,8 +23,8 @@ import numpy as np
 from edge import bundle as bundles
 from edge.avatar import Avatar
 from edge.errors import BundleError, InputError, MissingRuntimeError
-from edge.runtimes import Precision, Runtime, engine, format_of, installed, onnx_session
-from edge.spec import KEYPOINTS_IN, LOCAL_IN
+from edge.runtimes import Precision, Runtime, engine, format_of, installed, load_graph, onnx_session
+from edge.spec import KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
 
 GEMM_SIZE = 1024
 GEMM_REPEATS = 6
@@ -282,7 +282,7 @@ def _row(
 
 def _measure(bundle: str, runtime: Runtime, precision: Precision, threads: int, frames: int) -> dict[str, float]:
     """In the fresh process: memory first, then frames between two looks at the machine's limit."""
-    idle_mb = _runtime_alone_mb(bundle)
+    idle_mb = _runtime_alone_mb(bundle, runtime, threads)
     begun = time.perf_counter()
     avatar = Avatar.load(bundle, runtime=runtime, precision=precision, threads=threads)
     load_ms = (time.perf_counter() - begun) * 1000
@@ -310,16 +310,12 @@ def _measure(bundle: str, runtime: Runtime, precision: Precision, threads: int, 
     }
 
 
-def _runtime_alone_mb(bundle: str) -> float:
-    """Peak memory of Python, numpy and ONNX Runtime at work on the driver, a graph of one small product."""
-    import onnxruntime
-
+def _runtime_alone_mb(bundle: str, runtime: Runtime, threads: int) -> float:
+    """Peak memory of Python, numpy and the runtime at work on the driver, a graph of one small product."""
     manifest = bundles.read_manifest(bundle)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    path = Path(bundle, manifest.graphs["driver"].files["onnx"]["fp32"])
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    session.run(None, {"landmarks": np.zeros(session.get_inputs()[0].shape, np.float32)})
+    (driver,) = manifest.graphs["driver"].files[format_of(runtime)].values()
+    run = load_graph(runtime, Path(bundle, driver), threads)
+    run(**{LANDMARKS_IN.name: np.zeros(LANDMARKS_IN.shape, np.float32)})
     return peak_mb()
 
 

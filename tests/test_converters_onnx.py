@@ -19,7 +19,16 @@ from converters import to_onnx
 from converters.parity import GATES, Parity, compare, require
 from converters.quantize import quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
-from converters.to_onnx import export_onnx, fold_unshuffle, hold_resizes, lint, pack_pictures, run_onnx, use_fast_warp
+from converters.to_onnx import (
+    TABLES,
+    export_onnx,
+    fold_unshuffle,
+    hold_resizes,
+    lint,
+    pack_pictures,
+    run_onnx,
+    use_fast_warp,
+)
 from edge.errors import InputError, ParityError
 from edge.topology import LOCAL
 from training.driver import Driver
@@ -80,6 +89,18 @@ def test_pictures_are_kept_in_eight_bits_and_nothing_else_is(models):
     for values in (np.full((512, 512), 0.5004, np.float32), np.full((512, 512), 2.0, np.float32)):
         model = helper.make_model(helper.make_graph([], "g", [], [], [numpy_helper.from_array(values, "v")]))
         assert pack_pictures(model) == 0
+
+
+def test_tables_of_the_small_file_are_in_eight_bits_to_half_a_level_of_each_code(models):
+    whole, small = (onnx.load_from_string(models[precision]).graph for precision in ("fp32", "int8"))
+    tables = {t.name: numpy_helper.to_array(t) for t in whole.initializer if t.name.endswith(TABLES)}
+    stored = {t.name: numpy_helper.to_array(t) for t in small.initializer}
+    assert len(tables) == len(TABLES)
+    for name, table in tables.items():
+        assert name not in stored
+        levels, scale = stored[f"{name}_8bit"], stored[f"{name}_scale"]
+        assert levels.dtype == np.int8
+        assert (np.abs(levels * scale - table) <= 0.501 * scale).all()
 
 
 @pytest.mark.parametrize(("channels", "factor", "kernel"), [(3, 4, 1), (3, 4, 3), (1, 2, 3)])
