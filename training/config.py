@@ -75,7 +75,7 @@ class DistilConfig:
     window: int = 256
     """Side in pixels of the random square in which frames are compared, a multiple of 8; 512: whole frames."""
     motion_batch: int = 16
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 2.4e-3
     ema: float = 0.995
     seed: int = 0
     weights: LossWeights = LossWeights(local=4.0, sharpness=1.0)
