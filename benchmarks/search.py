@@ -334,7 +334,8 @@ DESIGNS = {
 }
 SCALE_GFLOPS = (0.75, *sorted(TIERS.values()))
 SCALE_STEPS = (30, 125, 250, 500, 1000, 2000)
-COST_STEPS = (1, 125, 500, 1500)
+COST = {1: 350, 125: 350, 500: 350, 1500: 520}
+"""Steps → frames, about as many as `superface make` renders for a training that long."""
 SCALE_FRAMES = (44, 88, 175, 350, 700)
 
 
@@ -372,13 +373,17 @@ def material(work: Path) -> Material:
     )
 
 
+def some(track: np.ndarray, frames: int) -> np.ndarray:
+    """So many frames of a track, evenly spread."""
+    return track[np.linspace(0, len(track) - 1, frames).round().astype(int)]
+
+
 def learn(ready: Material, steps: int, frames: int, build: Build) -> tuple[DistilResult, dict[str, Any]]:
     """A student, and its row; the teacher's frames are rendered once for all that take as many."""
     folder = ready.work / f"frames-{frames}"
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    rows = np.linspace(0, len(ready.training) - 1, frames).round().astype(int)
     result = distil(
-        ready.identity, ready.teacher, folder, training_landmarks=ready.training[rows],
+        ready.identity, ready.teacher, folder, training_landmarks=some(ready.training, frames),
         held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps), build=build,
     )  # fmt: skip
     extremes = render_track(ready.identity, ready.teacher, ready.extremes, ready.work / "extremes")
@@ -533,22 +538,23 @@ def run_scale(work: Path, steps: int) -> list[dict[str, Any]]:
 def run_cost(work: Path) -> list[dict[str, Any]]:
     """One avatar from its portrait on, with more and more steps, each in a fresh process."""
     rows = []
-    for steps in COST_STEPS:
+    for steps, frames in COST.items():
         folder = work / "cost"
         shutil.rmtree(folder, ignore_errors=True)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            rows.append({"steps": steps} | pool.submit(_cost, folder, steps).result() | {"machine": machine()})
+            row = {"steps": steps, "frames": frames} | pool.submit(_cost, folder, steps, frames).result()
+        rows.append(row | {"machine": machine()})
         write_rows(DOCS / "cost.csv", rows)
         print(rows[-1], flush=True)
     return rows
 
 
-def _cost(folder: Path, steps: int) -> dict[str, Any]:
+def _cost(folder: Path, steps: int, frames: int) -> dict[str, Any]:
     """Seconds of all that `superface make` does up to the student, and the most memory it held."""
     begun = time.monotonic()
     ready = material(folder)
     result = distil(
-        ready.identity, ready.teacher, folder, training_landmarks=ready.training,
+        ready.identity, ready.teacher, folder, training_landmarks=some(ready.training, frames),
         held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps),
     )  # fmt: skip
     return {

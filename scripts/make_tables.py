@@ -111,8 +111,8 @@ def scale() -> str:
 
 def cost() -> str:
     """One avatar, from its portrait to the student."""
-    columns = ("steps", "seconds", "of_training", "peak_mb", "psnr_db")
-    head = ("steps", "seconds in all", "of training", "peak memory, MB", "PSNR, calm speaker")
+    columns = ("steps", "frames", "seconds", "of_training", "peak_mb", "psnr_db")
+    head = ("steps", "frames", "seconds in all", "of training", "peak memory, MB", "PSNR, calm speaker")
     return _markdown(head, [[row[column] for column in columns] for row in read("cost.csv")])
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
 
 from edge.errors import InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from training.checkpoint import load_student, load_tensors, save_tensors
-from training.config import DistilConfig, StudentConfig
+from training.config import MINUTES, TRAINING_FRAMES, DistilConfig, StudentConfig, training_frames
 from training.distill import distil, render_track
 from training.student import Student
 
@@ -167,3 +169,9 @@ def test_bad_tracks_and_full_disks_are_explained(faces, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
     with pytest.raises(InputError, match="Free some space"):
         render_track(identity, SlidingTeacher(), sliding_track(faces[0], 3, seed=0), tmp_path)
+
+
+@given(st.floats(0.01, 10_000), st.floats(0.01, 10_000))
+def test_longer_runs_learn_from_more_frames(minutes, more):
+    assert training_frames(None) == training_frames(MINUTES) == TRAINING_FRAMES
+    assert TRAINING_FRAMES // 2 <= training_frames(min(minutes, more)) <= training_frames(max(minutes, more)) <= 3000

@@ -18,9 +18,12 @@ TRAINING_FRAMES = 700
 
 
 def training_frames(minutes: float | None) -> int:
-    """Frames for a run of that length: with more time, more poses are worth rendering (700 in 6 minutes)."""
-    longer = max(1.0, (minutes or 0.0) / MINUTES)
-    return min(3000, round(TRAINING_FRAMES * longer**0.5))
+    """Frames for a run of that length, 350 to 3000: with more time, more poses are worth rendering (700 in 6 minutes).
+
+    Without a length, those of the default run.
+    """
+    share = 1.0 if minutes is None else max(0.25, minutes / MINUTES)
+    return min(3000, round(TRAINING_FRAMES * share**0.5))
 
 
 @dataclass(frozen=True)
