@@ -140,9 +140,7 @@ def pack_tables(model: bytes) -> bytes:
             helper.make_node("Cast", [tensor.name], [f"{name}_levels"], f"{name}_cast", to=onnx.TensorProto.FLOAT),
             helper.make_node("Mul", [f"{name}_levels", f"{name}_scale"], [name], f"{name}_unpack"),
         ]
-    nodes = [*unpacking, *packed.graph.node]
-    del packed.graph.node[:]
-    packed.graph.node.extend(nodes)
+    _set_nodes(packed, [*unpacking, *packed.graph.node])
     return bytes(packed.SerializeToString())
 
 
@@ -160,9 +158,7 @@ def halve(model: bytes) -> bytes:
         if large and "mixer" not in name:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_16bit"))
             casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}_unpack", to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *halved.graph.node]
-    del halved.graph.node[:]
-    halved.graph.node.extend(nodes)
+    _set_nodes(halved, [*casts, *halved.graph.node])
     onnx.checker.check_model(halved, full_check=True)
     return bytes(halved.SerializeToString())
 
@@ -261,8 +257,7 @@ def use_fast_warp(model: onnx.ModelProto) -> int:
         ]
         node.input[1] = f"{name}_grid"
         rewritten += 1
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    _set_nodes(model, nodes)
     return rewritten
 
 
@@ -339,8 +334,7 @@ def hold_resizes(model: onnx.ModelProto) -> int:
             helper.make_node("Reshape", [f"{name}_turned", f"{name}_maps"], list(node.output), f"{name}_unflatten"),
         ]
         held += 1
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    _set_nodes(model, nodes)
     return held
 
 
@@ -369,10 +363,14 @@ def pack_pictures(model: onnx.ModelProto) -> int:
         packed.append(helper.make_node("DequantizeLinear", [tensor.name, "picture_scale"], [name], f"{name}_unpack"))
     if packed:
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(1 / 255, np.float32), "picture_scale"))
-        nodes = [*packed, *model.graph.node]
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
+        _set_nodes(model, [*packed, *model.graph.node])
     return len(packed)
+
+
+def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    """These nodes in this order, and no others."""
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def run_onnx(model: bytes, frames: Sequence[dict[str, Any]]) -> list[list[Any]]:
