@@ -5,10 +5,13 @@ is a step in the picture (measured: 28 dB for the worst frame), and it costs nex
 of a frame's time goes into the generator's convolutions. The last convolutions stay float as well: their steps
 would show as bands.
 
+The two large tables that place pixels are kept in 8 bits too, but computed with in float (`pack_tables`).
+
 One set of parts, two ways to it: `quantize` rewrites the ONNX graph; `quantize_pt2e` rewrites torch's own, which
 ExecuTorch and Core ML both lower. What a way needs is imported when it is taken.
 """
 
+import copy
 import io
 import logging
 import warnings
@@ -22,6 +25,7 @@ from torch import nn
 
 from converters.student_graph import Driving, StudentGraph
 from edge.errors import MissingRuntimeError, ParityError
+from training.student import Student
 
 if TYPE_CHECKING:
     import onnx
@@ -38,8 +42,40 @@ TAIL = 1e-5
 STRIDE = 7
 """Every so manieth value of a map is calibrated on: no multiple of any map's width."""
 
+TABLES = ("basis.weight", "place.weight")
+"""Ends of the names of the student's two large tables, [numbers, codes]: half of its parameters."""
+
+LEVELS = 127
+"""Of a number in a table, to either side of zero."""
+
 _FOLLOWERS = ("Relu", "Add", "Resize", "Concat")
 """Operations that go 8-bit with the convolutions that feed them."""
+
+
+@torch.no_grad()
+def pack_tables(student: Student) -> Student:
+    """The same student with whole numbers of -127..127 in its large tables, which converters then store in 8 bits.
+
+    A table's column is a field or a map of its own, so that each code has a scale; it moves into the map that makes
+    the code. Measured on a trained student's worst frame at the extremes: 49 dB for the basis fields (43 dB if a row
+    had the scale), 75 dB for the expression maps.
+
+    Args:
+        student: bound, trained; not changed.
+    """
+    packed = copy.deepcopy(student)
+    trunk = packed.motion_trunk
+    for table, codes in ((packed.basis, packed.mixer.shares), (trunk.place, trunk.express)):
+        scale = (table.weight.abs().amax(0) / LEVELS).clamp(min=1e-12)
+        table.weight.copy_((table.weight / scale).round())
+        codes.weight.mul_(scale[:, None])
+        codes.bias.mul_(scale)
+    return packed
+
+
+def is_packed(table: np.ndarray) -> bool:
+    """Whether all numbers are whole, within -127..127 and not all of them zero, as `pack_tables` leaves a table's."""
+    return bool(0 < np.abs(table).max() <= LEVELS and (table == np.rint(table)).all())
 
 
 def quantize(model: bytes, calibration: Driving, *, parts: tuple[str, ...] = QUANTIZED_PARTS[0]) -> bytes:
@@ -136,8 +172,8 @@ def quantize_pt2e(
 ) -> nn.Module:
     """The student with int8 convolutions, as an exported module that computes as if quantised ("fake-quantised").
 
-    XNNPACK and Core ML both lower it: it holds quantize and dequantize pairs around float operations, and int8
-    weights. Its pictures in torch are those to expect of them.
+    Its tables are those of `pack_tables`. XNNPACK and Core ML both lower it: it holds quantize and dequantize pairs
+    around float operations, and int8 weights. Its pictures in torch are those to expect of them.
 
     Args:
         graph: the student in float; not changed.
@@ -169,7 +205,8 @@ def quantize_pt2e(
     # The rule for `cat` asks no filter: it would quantise coordinates, and XNNPACK then computes something else.
     quantizer.SUPPORTED_PATTERNS = [pattern for pattern in quantizer.SUPPORTED_PATTERNS if pattern.name != "cat"]
     with quiet(), torch.no_grad():
-        exported = torch.export.export(graph, graph.example_inputs(), strict=False).module()
+        packed = StudentGraph(pack_tables(graph.student))
+        exported = torch.export.export(packed, graph.example_inputs(), strict=False).module()
         observed = prepare_pt2e(exported, quantizer)
         for inputs in calibration.frames():
             observed(*map(torch.from_numpy, inputs.values()))

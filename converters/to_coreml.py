@@ -21,7 +21,7 @@ from torch import nn
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
-from converters.quantize import QUANTIZED_PARTS, importing, quantize_pt2e, quiet
+from converters.quantize import QUANTIZED_PARTS, importing, is_packed, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from edge.bundle import SYNTHETIC_MEDIA, Lowered
 from edge.errors import InputError, ParityError
@@ -35,6 +35,8 @@ PRECISIONS = ("fp16", "int8", "fp32", "w8", "palette6", "image")
 """int8: weights and activations of the generator (needs iOS 17); w8: int8 weights of convolutions; palette6: 6-bit
 palettes of them; image: fp16 whose output is an RGB pixel buffer."""
 BUNDLED = ("fp16", "int8")
+SMALLEST_TABLE = 2**16
+"""Numbers in what may be one of the student's tables."""
 CALIBRATION_FRAMES = 24
 VERIFIED_FRAMES = 8
 
@@ -92,7 +94,7 @@ def export_coreml(
 
     def half() -> Any:
         if not float16:
-            float16.append(pack_pictures(convert(graph, doors, (IMAGE_OUT.name,), target, "fp16")))
+            float16.append(pack_constants(convert(graph, doors, (IMAGE_OUT.name,), target, "fp16")))
         return float16[0]
 
     def lowered(precision: str, model: Any) -> Lowered:
@@ -135,7 +137,7 @@ def export_coreml(
                 else quantize_pt2e(graph, calibration.spread(CALIBRATION_FRAMES), parts=parts)
             )
             try:
-                return lowered("int8", pack_pictures(convert(module, doors, (IMAGE_OUT.name,), least, "fp16")))
+                return lowered("int8", pack_constants(convert(module, doors, (IMAGE_OUT.name,), least, "fp16")))
             except ParityError as missed:
                 error = missed
         raise error or RuntimeError("nothing to quantise")
@@ -147,7 +149,7 @@ def export_coreml(
         "w8": lambda: lowered("w8", weights("w8")),
         "palette6": lambda: lowered("palette6", weights("palette6")),
         "image": lambda: lowered(
-            "image", pack_pictures(convert(PixelGraph(graph), doors, tools.ImageType, target, "fp16"))
+            "image", pack_constants(convert(PixelGraph(graph), doors, tools.ImageType, target, "fp16"))
         ),
     }
     students = [makers[precision]() for precision in PRECISIONS if precision in precisions]
@@ -218,24 +220,32 @@ def lint(model: Any) -> dict[str, int]:
     return counts
 
 
-def pack_pictures(model: Any) -> Any:
-    """The same model with its pictures (layer, canvas) in 8 bits, as the photo came; nothing else is coarsened.
+def pack_constants(model: Any) -> Any:
+    """The same model with pictures and packed tables in 8 bits, which hold them; nothing else is coarsened.
 
-    Their values are k / 255 and span 0..1 in most photos, so that the 8 bits are exact; Core ML unpacks them once.
+    Pictures (layer, canvas) are k / 255 and span 0..1 in most photos; tables, where `pack_tables` made them, are whole
+    numbers up to 127. So the 8 bits are exact; Core ML unpacks them once.
     """
     optimize = importlib.import_module("coremltools.optimize.coreml")
-    setting = optimize.OpLinearQuantizerConfig(
-        mode="linear", dtype="uint8", granularity="per_tensor", weight_threshold=0
-    )
-    pictures = {
-        operation.name: setting
-        for operation in model._mil_program.functions["main"].operations
-        if operation.op_type == "const" and tuple(getattr(operation.val.val, "shape", ()))[-2:] == (SIZE, SIZE)
-    }
-    if not pictures:
+
+    def setting(mode: str, dtype: str) -> Any:
+        return optimize.OpLinearQuantizerConfig(
+            mode=mode, dtype=dtype, granularity="per_tensor", weight_threshold=0
+        )  # fmt: skip
+
+    picture, table = setting("linear", "uint8"), setting("linear_symmetric", "int8")
+    settings = {}
+    for operation in model._mil_program.functions["main"].find_ops(op_type="const"):
+        values = operation.val.val
+        shape = tuple(getattr(values, "shape", ()))
+        if shape[-2:] == (SIZE, SIZE):
+            settings[operation.name] = picture
+        elif len(shape) == 2 and values.size >= SMALLEST_TABLE and is_packed(values):
+            settings[operation.name] = table
+    if not settings:
         return model
     with quiet():
-        return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(op_name_configs=pictures))
+        return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(op_name_configs=settings))
 
 
 def describe(model: Any, digest: str, precision: str) -> None:

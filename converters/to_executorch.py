@@ -24,7 +24,7 @@ from torch import nn
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
-from converters.quantize import QUANTIZED_PARTS, importing, quantize_pt2e, quiet
+from converters.quantize import LEVELS, QUANTIZED_PARTS, TABLES, importing, is_packed, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from edge.bundle import Lowered
 from edge.errors import BundleError, InputError, ParityError
@@ -152,7 +152,8 @@ def lower(module: nn.Module, example: tuple[torch.Tensor, ...], target: str) -> 
     with quiet(), torch.no_grad():
         exported = torch.export.export(module, example, strict=False)
         if target != "vulkan":  # What cannot be run here is left as it is.
-            exported = torch.export.export(pack_pictures(exported.module()), example, strict=False)
+            packed = store_tables(pack_pictures(exported.module()))
+            exported = torch.export.export(packed, example, strict=False)
         rewrite(exported.graph_module, target)
         program = to_edge_transform_and_lower(exported, partitioner=[backend])
     delegated, fallback = lint(program.exported_program().graph_module, target)
@@ -185,6 +186,40 @@ def pack_pictures(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
             unpacked = exported.graph.call_function(unpack, (packed, 1 / 255, -128, -128, 127, torch.int8))
         node.replace_all_uses_with(unpacked)
         exported.graph.erase_node(node)
+    exported.recompile()
+    return exported
+
+
+def store_tables(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    """Keep tables of whole numbers, as `pack_tables` leaves them, in 8 bits.
+
+    XNNPACK has no product of floats with such a table. So it is unpacked in each frame, and multiplied as a matrix from
+    the left, which XNNPACK reads as it lies. Codes in 8 bits, for which it has a product, were hardly faster.
+
+    Args:
+        exported: a module of torch.export; changed in place, and returned.
+    """
+    aten, unpack = torch.ops.aten, torch.ops.quantized_decomposed.dequantize_per_tensor.default
+    call = exported.graph.call_function
+    for node in exported.graph.find_nodes(op="call_function", target=aten.linear.default):
+        codes, weight, bias = node.args
+        if not weight.target.endswith(TABLES):
+            continue
+        path, _, name = weight.target.rpartition(".")
+        owner = exported.get_submodule(path)
+        table = getattr(owner, name).detach()
+        if not is_packed(table.numpy()):
+            continue
+        owner.register_buffer(f"{name}_levels", table.to(torch.int8)[None])
+        with exported.graph.inserting_before(node):
+            levels = exported.graph.get_attr(f"{weight.target}_levels")
+            unpacked = call(unpack, (levels, 1.0, 0, -LEVELS, LEVELS, torch.int8))
+            column = call(aten.view.default, (codes, [1, table.shape[1], 1]))
+            product = call(aten.view.default, (call(aten.bmm.default, (unpacked, column)), [1, table.shape[0]]))
+            total = call(aten.add.Tensor, (product, bias))
+        node.replace_all_uses_with(total)
+        exported.graph.erase_node(node)
+    exported.graph.eliminate_dead_code()
     exported.recompile()
     return exported
 

@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
-from converters.quantize import QUANTIZED_PARTS, quantize
+from converters.quantize import QUANTIZED_PARTS, TABLES, is_packed, pack_tables, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from edge.bundle import Lowered
 from edge.errors import InputError, ParityError
@@ -33,8 +33,6 @@ OPSET = 20
 """GridSample is native since 16; 20 is the version in which its modes have their present names."""
 SMALLEST_HALVED = 1024
 """Numbers in a constant that is worth halving."""
-TABLES = ("basis.weight", "place.weight")
-"""Ends of the names of the student's two large tables, [numbers, codes]."""
 CALIBRATION_FRAMES = 24
 VERIFIED_FRAMES = 16
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -72,7 +70,9 @@ def export_onnx(
     graph = StudentGraph(student)
     frames = held_out.spread(VERIFIED_FRAMES)
     expected = [graph(*map(torch.from_numpy, inputs.values()))[0] for inputs in frames.frames()] if verify else []
-    fp32 = export_graph(graph, (KEYPOINTS_IN.name, LOCAL_IN.name), (IMAGE_OUT.name,))
+
+    def exported(graph: StudentGraph) -> bytes:
+        return export_graph(graph, (KEYPOINTS_IN.name, LOCAL_IN.name), (IMAGE_OUT.name,))
 
     def lowered(precision: str, model: bytes) -> Lowered:
         lint(onnx.load_from_string(model))
@@ -86,14 +86,16 @@ def export_onnx(
     def quantised() -> Lowered:
         """As much in 8 bits as the gate allows: the generator first, then without its finest layers."""
         error: ParityError | None = None
+        packed = exported(StudentGraph(pack_tables(student)))
         for parts in QUANTIZED_PARTS:
             try:
-                eight_bits = quantize(fp32, calibration.spread(CALIBRATION_FRAMES), parts=parts)
-                return lowered("int8", halve(pack_tables(eight_bits)))  # what stays float is stored in 16 bits
+                eight_bits = quantize(packed, calibration.spread(CALIBRATION_FRAMES), parts=parts)
+                return lowered("int8", halve(eight_bits))  # what stays float is stored in 16 bits
             except ParityError as missed:
                 error = missed
         raise error or RuntimeError("nothing to quantise")
 
+    fp32 = exported(graph)
     makers: dict[str, Callable[[], Lowered]] = {
         "fp32": lambda: lowered("fp32", fp32),
         "fp16": lambda: lowered("fp16", halve(fp32)),
@@ -118,30 +120,6 @@ def lint(model: onnx.ModelProto) -> None:
                 f"The graph has the operation {node.op_type} of {node.domain} (it makes {node.output[0]}), which other "
                 "runtimes do not have. Write it with standard ones in training/student.py."
             )
-
-
-def pack_tables(model: bytes) -> bytes:
-    """The same graph with the tables that place pixels in 8 bits, scaled for each code; ONNX Runtime unpacks them once.
-
-    A table's column is a field or a map of its own. Measured on a trained student's worst frame at the extremes: 49 dB
-    for the basis fields (43 dB if a row had the scale), 75 dB for the expression maps.
-    """
-    packed = onnx.load_from_string(model)
-    unpacking = []
-    for tensor in list(packed.graph.initializer):
-        name = tensor.name
-        if not name.endswith(TABLES):
-            continue
-        table = numpy_helper.to_array(tensor)  # [numbers, codes]
-        scale = (np.abs(table).max(0, keepdims=True) / 127).clip(1e-12).astype(np.float32)
-        tensor.CopyFrom(numpy_helper.from_array(np.rint(table / scale).astype(np.int8), f"{name}_8bit"))
-        packed.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
-        unpacking += [
-            helper.make_node("Cast", [tensor.name], [f"{name}_levels"], f"{name}_cast", to=onnx.TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{name}_levels", f"{name}_scale"], [name], f"{name}_unpack"),
-        ]
-    _set_nodes(packed, [*unpacking, *packed.graph.node])
-    return bytes(packed.SerializeToString())
 
 
 def halve(model: bytes) -> bytes:
@@ -205,6 +183,7 @@ def export_graph(module: StudentGraph | DriverGraph, inputs: Sequence[str], outp
     fold_unshuffle(model)
     hold_resizes(model)
     pack_pictures(model)
+    store_tables(model)
     # The exporter notes where each line of source lies on this machine.
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         part.ClearField("metadata_props")
@@ -365,6 +344,26 @@ def pack_pictures(model: onnx.ModelProto) -> int:
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(1 / 255, np.float32), "picture_scale"))
         _set_nodes(model, [*packed, *model.graph.node])
     return len(packed)
+
+
+def store_tables(model: onnx.ModelProto) -> int:
+    """Store tables of whole numbers, as `pack_tables` leaves them, in 8 bits; ONNX Runtime unpacks them when it loads.
+
+    Args:
+        model: changed in place.
+
+    Returns:
+        How many tables were stored so.
+    """
+    unpacking = []
+    for tensor in model.graph.initializer:
+        name = tensor.name
+        if not name.endswith(TABLES) or not is_packed(table := numpy_helper.to_array(tensor)):
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(table.astype(np.int8), f"{name}_8bit"))
+        unpacking.append(helper.make_node("Cast", [tensor.name], [name], f"{name}_unpack", to=onnx.TensorProto.FLOAT))
+    _set_nodes(model, [*unpacking, *model.graph.node])
+    return len(unpacking)
 
 
 def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:

@@ -14,7 +14,7 @@ pytest.importorskip("coremltools", reason="coremltools is not installed")
 
 from converters import to_coreml
 from converters.cli import random_driver
-from converters.to_coreml import convert, export_coreml, lint, pack_pictures
+from converters.to_coreml import convert, export_coreml, lint, pack_constants
 from edge.check import GATES
 from edge.errors import BundleError, InputError
 from edge.runtimes import load_graph
@@ -64,15 +64,21 @@ def test_half_precision_reaches_its_goal_because_motion_stays_whole(packages):
     assert packages[0]["fp16"].parity.worst_db >= 60
 
 
-def test_pictures_lie_in_eight_bits(packages, tmp_path):
+def test_pictures_and_packed_tables_lie_in_eight_bits(packages, random_student, tmp_path):
     import coremltools
 
-    spec = coremltools.utils.load_spec(str(written(packages[0]["fp16"], tmp_path)))
-    (block,) = spec.mlProgram.functions["main"].block_specializations.values()
-    packed = [operation for operation in block.operations if operation.type == "constexpr_affine_dequantize"]
-    assert len(packed) == 2  # layer and canvas
+    def packed(precision):
+        spec = coremltools.utils.load_spec(str(written(packages[0][precision], tmp_path)))
+        (block,) = spec.mlProgram.functions["main"].block_specializations.values()
+        unpacked = (op.outputs[0] for op in block.operations if op.type == "constexpr_affine_dequantize")
+        return sorted(tuple(d.constant.size for d in made.type.tensorType.dimensions) for made in unpacked)
+
+    pictures = [(1, 3, SIZE, SIZE), (1, 4, SIZE, SIZE)]
+    tables = [tuple(table.weight.shape) for table in (random_student.basis, random_student.motion_trunk.place)]
+    assert packed("fp16") == pictures
+    assert set(packed("int8")) >= {*pictures, *tables}
     plain = convert(nn_of(lambda k, m: m + k.mean()), (KEYPOINTS_IN, LOCAL_IN), ("z",), "iOS16", "fp32")
-    assert pack_pictures(plain) is plain
+    assert pack_constants(plain) is plain
 
 
 def test_the_package_says_what_it_is(packages, tmp_path):

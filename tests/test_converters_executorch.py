@@ -17,7 +17,7 @@ pytest.importorskip("executorch", reason="executorch is not installed")
 from converters import to_executorch
 from converters.cli import random_driver
 from converters.parity import GATES, compare
-from converters.quantize import QUANTIZED_PARTS, importing, quantize_pt2e
+from converters.quantize import QUANTIZED_PARTS, importing, pack_tables, quantize_pt2e
 from converters.student_graph import StudentGraph
 from converters.to_executorch import (
     Program,
@@ -26,10 +26,11 @@ from converters.to_executorch import (
     lower,
     pack_pictures,
     run_program,
+    store_tables,
 )
 from edge.errors import BundleError, InputError, MissingRuntimeError, ParityError
 from edge.runtimes import installed, load_graph
-from edge.spec import SIZE
+from edge.spec import KEYPOINTS_IN, LOCAL_IN, SIZE
 from edge.topology import LOCAL
 from training.student import identity_grid, warp
 
@@ -186,6 +187,21 @@ def test_pictures_lie_in_eight_bits(programs):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
     pictures = 7 * SIZE * SIZE
     assert len(programs[0]["fp32"].files["student.pte"]) < 4 * pictures + 2_000_000  # 13.5 MB with floats
+
+
+def test_packed_tables_lie_in_eight_bits(random_student):
+    graph = StudentGraph(pack_tables(random_student))
+    example = tuple(torch.randn(shape) * 0.1 for shape in (KEYPOINTS_IN.shape, LOCAL_IN.shape))
+    with torch.no_grad():
+        stored = store_tables(torch.export.export(graph, example, strict=False).module())
+        levels = {name for name, tensor in stored.named_buffers() if tensor.dtype == torch.int8}
+        assert {name.removesuffix("_levels").rpartition("student.")[2] for name in levels} == {
+            "basis.weight",
+            "motion_trunk.place.weight",
+        }
+        torch.testing.assert_close(stored(*example), graph(*example), atol=1e-4, rtol=0)
+        plain = torch.export.export(StudentGraph(random_student), example, strict=False).module()
+        assert not any(tensor.dtype == torch.int8 for tensor in store_tables(plain).buffers())
 
 
 def test_the_driver_is_the_teachers_map(programs, driving, tmp_path):

@@ -1,5 +1,6 @@
 """Student → ONNX: the parity ladder's middle rungs, the int8 graph, and refusals."""
 
+import copy
 import json
 import runpy
 import sys
@@ -17,10 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from converters import to_onnx
 from converters.parity import GATES, Parity, compare, require
-from converters.quantize import quantize
+from converters.quantize import LEVELS, TABLES, is_packed, pack_tables, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.to_onnx import (
-    TABLES,
     export_onnx,
     fold_unshuffle,
     hold_resizes,
@@ -91,16 +91,37 @@ def test_pictures_are_kept_in_eight_bits_and_nothing_else_is(models):
         assert pack_pictures(model) == 0
 
 
-def test_tables_of_the_small_file_are_in_eight_bits_to_half_a_level_of_each_code(models):
+def test_tables_of_the_small_file_are_in_eight_bits(models, random_student):
     whole, small = (onnx.load_from_string(models[precision]).graph for precision in ("fp32", "int8"))
-    tables = {t.name: numpy_helper.to_array(t) for t in whole.initializer if t.name.endswith(TABLES)}
-    stored = {t.name: numpy_helper.to_array(t) for t in small.initializer}
-    assert len(tables) == len(TABLES)
-    for name, table in tables.items():
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in small.initializer}
+    names = [tensor.name for tensor in whole.initializer if tensor.name.endswith(TABLES)]
+    assert len(names) == len(TABLES)
+    packed = pack_tables(random_student)
+    for name in names:
         assert name not in stored
-        levels, scale = stored[f"{name}_8bit"], stored[f"{name}_scale"]
-        assert levels.dtype == np.int8
-        assert (np.abs(levels * scale - table) <= 0.501 * scale).all()
+        table = packed.get_parameter(name.removeprefix("student.")).detach().numpy()
+        assert stored[f"{name}_8bit"].dtype == np.int8
+        np.testing.assert_array_equal(stored[f"{name}_8bit"], table)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), spread=st.floats(1e-3, 1e3))
+@torch.no_grad()
+def test_packed_tables_are_right_to_half_a_level_of_each_code(random_student, seed, spread):
+    torch.manual_seed(seed)
+    student = copy.deepcopy(random_student)
+    student.basis.weight.normal_(std=spread)
+    student.basis.weight[:, 0] = 0
+    before = copy.deepcopy(student.state_dict())
+    packed = pack_tables(student)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert is_packed(packed.basis.weight.numpy())
+    assert is_packed(packed.motion_trunk.place.weight.numpy())
+    x = torch.randn(1, student.mixer.shares.in_features)
+    codes = student.mixer.shares(x)
+    half = 0.5 * student.basis.weight.abs().amax(0) / LEVELS
+    error = (packed.basis(packed.mixer.shares(x)) - student.basis(codes)).abs()
+    assert error.max() <= 1.01 * (codes.abs() @ half) + 1e-6
 
 
 @pytest.mark.parametrize(("channels", "factor", "kernel"), [(3, 4, 1), (3, 4, 3), (1, 2, 3)])
