@@ -56,6 +56,7 @@ from training.student import (
     HEATMAP,
     POINTS,
     SHUFFLE,
+    AppearanceDistributor,
     Code,
     DenseMotionTrunk,
     Generator,
@@ -218,6 +219,14 @@ class NoLayer(Student):
         return _paint_over(self, draft, motion, warp(features, motion.field) * motion.occlusion, window)
 
 
+class PackedPhoto(AppearanceDistributor):
+    """F_2D is the photo itself, 8 × 8 pixels packed in a cell, instead of learned features."""
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """As `AppearanceDistributor.forward`, with the volume's channels."""
+        return F.pixel_unshuffle(volume.flatten(0, 1)[None], volume.shape[-1] // FIELD)
+
+
 class Separable(nn.Module):
     """Depthwise 3 × 3, then 1 × 1."""
 
@@ -292,6 +301,10 @@ def _becomes(part: str, kind: type[nn.Module]) -> Callable[[Student], None]:
     return change
 
 
+def _pixels_for_features(config: StudentConfig) -> StudentConfig:
+    return replace(config, feature_channels=config.volume_channels)
+
+
 class Design(NamedTuple):
     """One way to spend the budget."""
 
@@ -331,10 +344,16 @@ DESIGNS = {
     "separable": Design("depthwise-separable blocks", rebuild=_separate),
     "branched": Design("3 × 3, 1 × 1 and identity, fused at export", rebuild=_branch, finish=_join),
     "64 features": Design("F_2D of 64 channels instead of 32", lambda c: replace(c, feature_channels=64)),
+    "packed photo": Design(
+        "F_2D is the photo, 8 × 8 pixels a cell", _pixels_for_features, rebuild=_becomes("distributor", PackedPhoto)
+    ),
     "10 keypoints": Design("every second keypoint", student=FewKeypoints),
     "blind": Design("the generator does not see the warped photo", rebuild=_becomes("generator", Blind)),
     "layer 256": Design("the photo warped at 256 px and enlarged", student=SmallLayer, finish=_shrink),
     "no layer": Design("no warped photo: learned features alone", student=NoLayer),
+    "packed alone": Design(
+        "no warped photo but the packed one", _pixels_for_features, NoLayer, _becomes("distributor", PackedPhoto)
+    ),
 }
 SCALE_GFLOPS = (0.75, *sorted(TIERS.values()))
 SCALE_STEPS = (30, 125, 250, 500, 1000, 2000)

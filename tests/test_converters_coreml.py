@@ -64,21 +64,40 @@ def test_half_precision_reaches_its_goal_because_motion_stays_whole(packages):
     assert packages[0]["fp16"].parity.worst_db >= 60
 
 
-def test_pictures_and_packed_tables_lie_in_eight_bits(packages, random_student, tmp_path):
+def packed_shapes(model) -> list[tuple[int, ...]]:
+    (block,) = model.mlProgram.functions["main"].block_specializations.values()
+    made = (part.outputs[0] for part in block.operations if part.type == "constexpr_affine_dequantize")
+    return sorted(tuple(size.constant.size for size in value.type.tensorType.dimensions) for value in made)
+
+
+def test_pictures_lie_in_eight_bits(packages, tmp_path):
     import coremltools
 
-    def packed(precision):
-        spec = coremltools.utils.load_spec(str(written(packages[0][precision], tmp_path)))
-        (block,) = spec.mlProgram.functions["main"].block_specializations.values()
-        unpacked = (op.outputs[0] for op in block.operations if op.type == "constexpr_affine_dequantize")
-        return sorted(tuple(d.constant.size for d in made.type.tensorType.dimensions) for made in unpacked)
-
-    pictures = [(1, 3, SIZE, SIZE), (1, 4, SIZE, SIZE)]
-    tables = [tuple(table.weight.shape) for table in (random_student.basis, random_student.motion_trunk.place)]
-    assert packed("fp16") == pictures
-    assert set(packed("int8")) >= {*pictures, *tables}
+    spec = coremltools.utils.load_spec(str(written(packages[0]["fp16"], tmp_path)))
+    assert packed_shapes(spec) == [(1, 3, SIZE, SIZE), (1, 4, SIZE, SIZE)]
     plain = convert(nn_of(lambda k, m: m + k.mean()), (KEYPOINTS_IN, LOCAL_IN), ("z",), "iOS16", "fp32")
     assert pack_constants(plain) is plain
+
+
+def test_tables_of_whole_numbers_lie_in_eight_bits(tmp_path):
+    class Tables(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.whole, self.other = nn.Linear(112, 1024), nn.Linear(40, 2048)
+            self.whole.weight.data = torch.randint(-127, 128, (1024, 112)).float()
+
+        def forward(self, keypoints, local_landmarks):
+            return self.whole(local_landmarks.flatten(1)), self.other(keypoints.flatten(1))
+
+    tables, doors = Tables().eval(), (KEYPOINTS_IN, LOCAL_IN)
+    model = pack_constants(convert(tables, doors, ("a", "b"), "iOS17", "fp16"))
+    assert packed_shapes(model.get_spec()) == [(1024, 112)]
+    model.save(str(tmp_path / "tables.mlpackage"))
+    points = [torch.randn(door.shape) for door in doors]
+    inputs = {door.name: value.numpy() for door, value in zip(doors, points, strict=True)}
+    got = load_graph("coreml", tmp_path / "tables.mlpackage")(**inputs)
+    for wanted, found in zip(tables(*points), got, strict=True):
+        np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-4, atol=1e-3)
 
 
 def test_the_package_says_what_it_is(packages, tmp_path):
