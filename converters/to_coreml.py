@@ -12,6 +12,7 @@ import importlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import nn
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
-from converters.quantize import QUANTIZED_PARTS, importing, is_packed, quantize_pt2e, quiet
+from converters.quantize import QUANTIZED_PARTS, importing, is_packed, pack_tables, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from edge.bundle import SYNTHETIC_MEDIA, Lowered
 from edge.errors import InputError, ParityError
@@ -33,7 +34,7 @@ from training.student import Student
 TARGETS = ("iOS16", "iOS17", "iOS18")
 PRECISIONS = ("fp16", "int8", "fp32", "w8", "palette6", "image")
 """int8: weights and activations of the generator (needs iOS 17); w8: int8 weights of convolutions; palette6: 6-bit
-palettes of them; image: fp16 whose output is an RGB pixel buffer."""
+palettes of them; all three with packed tables; image: fp16 whose output is an RGB pixel buffer."""
 BUNDLED = ("fp16", "int8")
 SMALLEST_TABLE = 2**16
 """Numbers in what may be one of the student's tables."""
@@ -90,12 +91,13 @@ def export_coreml(
     frames = held_out.spread(VERIFIED_FRAMES).frames()
     expected = [graph(*map(torch.from_numpy, inputs.values()))[0] for inputs in frames] if verify else []
     digest = _digest(student)
-    float16: list[Any] = []  # made once, compressed twice
 
-    def half() -> Any:
-        if not float16:
-            float16.append(pack_constants(convert(graph, doors, (IMAGE_OUT.name,), target, "fp16")))
-        return float16[0]
+    def half(graph: StudentGraph) -> Any:
+        return pack_constants(convert(graph, doors, (IMAGE_OUT.name,), target, "fp16"))
+
+    @cache
+    def small() -> Any:
+        return half(StudentGraph(pack_tables(student)))  # made once, compressed twice
 
     def lowered(precision: str, model: Any) -> Lowered:
         path = f"student{'' if precision == 'fp16' else f'.{precision}'}.mlpackage"
@@ -115,7 +117,7 @@ def export_coreml(
 
     def weights(kind: str) -> Any:
         optimize = importlib.import_module("coremltools.optimize.coreml")
-        # Only convolutions: the person's own constants (photo, fields) must not be coarsened.
+        # Only convolutions: the person's own constants (photo, fields) must not be coarsened more.
         if kind == "w8":
             setting = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=512)
             compress = optimize.linear_quantize_weights
@@ -123,7 +125,7 @@ def export_coreml(
             setting = optimize.OpPalettizerConfig(mode="kmeans", nbits=6, weight_threshold=512)
             compress = optimize.palettize_weights
         with quiet():
-            return compress(half(), optimize.OptimizationConfig(op_type_configs={"conv": setting}))
+            return compress(small(), optimize.OptimizationConfig(op_type_configs={"conv": setting}))
 
     def eight_bits() -> Lowered:
         """As much in 8 bits as the gate allows, as for the other runtimes."""
@@ -143,7 +145,7 @@ def export_coreml(
         raise error or RuntimeError("nothing to quantise")
 
     makers: dict[str, Callable[[], Lowered]] = {
-        "fp16": lambda: lowered("fp16", half()),
+        "fp16": lambda: lowered("fp16", half(graph)),
         "int8": eight_bits,
         "fp32": lambda: lowered("fp32", convert(graph, doors, (IMAGE_OUT.name,), target, "fp32")),
         "w8": lambda: lowered("w8", weights("w8")),

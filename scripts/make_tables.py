@@ -95,17 +95,18 @@ def designs() -> str:
             for runtime in ("onnx", "executorch")
             for threads in (1, 2)
         ]
-        quality = [f"{row['psnr_db']}, {row['extremes_db']}", row["ssim"], row["lpips"]]
+        quality = [f"{row['psnr_db']}, {row['extremes_db']}", row["apart_db"], row["ssim"], row["lpips"]]
         table.append([f"{row['name']}: {row['what']}", row["gmacs"], *quality, *times])
     settings = [f"{runtime}, {threads}" for runtime in ("ONNX", "ExecuTorch") for threads in ("1 thread", "2 threads")]
-    head = ("design", "GMACs", "PSNR calm, extremes", "SSIM", "LPIPS", *(f"{one}, ms fp32 / int8" for one in settings))
-    return _markdown(head, table)
+    quality = ("PSNR calm, extremes", "seeds apart", "SSIM", "LPIPS")
+    return _markdown(("design", "GMACs", *quality, *(f"{one}, ms fp32 / int8" for one in settings)), table)
 
 
 def scale() -> str:
     """GFLOPs, steps and frames, one varied at a time."""
-    columns = ("name", "gmacs", "steps", "frames", "psnr_db", "extremes_db", "ssim", "lpips", "seconds")
-    head = ("varied", "GMACs", "steps", "frames", "PSNR calm", "extremes", "SSIM", "LPIPS", "seconds of training")
+    columns = ("name", "gmacs", "steps", "frames", "psnr_db", "apart_db", "extremes_db", "ssim", "lpips", "seconds")
+    quality = ("PSNR calm", "seeds apart", "extremes", "SSIM", "LPIPS")
+    head = ("varied", "GMACs", "steps", "frames", *quality, "seconds of training")
     return _markdown(head, [[row[column] for column in columns] for row in read("scale.csv")])
 
 
