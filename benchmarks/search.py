@@ -403,15 +403,15 @@ def some(track: np.ndarray, frames: int) -> np.ndarray:
 
 def learn(ready: Material, steps: int, frames: int, build: Build) -> tuple[DistilResult, dict[str, Any]]:
     """A student by the first seed, and the row of all; teacher's frames are rendered once for all that take as many."""
-    runs = [_learn(ready, steps, frames, build, seed) for seed in SEEDS]
-    student = runs[0][0]
-    calm = [figures["psnr_db"] for _, figures in runs]
-    cost = count(lambda: build(student.student.config.volume_channels))
-    return student, {
+    result, figures = _learn(ready, steps, frames, build, SEEDS[0])
+    runs = [figures, *(_learn(ready, steps, frames, build, seed)[1] for seed in SEEDS[1:])]
+    calm = [run["psnr_db"] for run in runs]
+    cost = count(lambda: build(result.student.config.volume_channels))
+    return result, {
         "gmacs": round(cost.gmacs, 3), "parameters_m": round(cost.parameters / 1e6, 2),
         "steps": steps, "frames": frames, "seeds": len(SEEDS), "apart_db": round(max(calm) - min(calm), 2),
     } | {
-        name: "" if runs[0][1][name] is None else round(statistics.fmean(figures[name] for _, figures in runs), digits)
+        name: "" if figures[name] is None else round(statistics.fmean(run[name] for run in runs), digits)
         for name, digits in DIGITS.items()
     }  # fmt: skip
 

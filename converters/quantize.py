@@ -42,11 +42,11 @@ TAIL = 1e-5
 STRIDE = 7
 """Every so manieth value of a map is calibrated on: no multiple of any map's width."""
 
-TABLES = ("basis.weight", "place.weight")
-"""Ends of the names of the student's two large tables, [numbers, codes]: half of its parameters."""
-
 LEVELS = 127
-"""Of a number in a table, to either side of zero."""
+"""Of a number in a packed table, to either side of zero."""
+
+SMALLEST_TABLE = 2**16
+"""Numbers in a table that is worth packing."""
 
 _FOLLOWERS = ("Relu", "Add", "Resize", "Concat")
 """Operations that go 8-bit with the convolutions that feed them."""
@@ -54,11 +54,11 @@ _FOLLOWERS = ("Relu", "Add", "Resize", "Concat")
 
 @torch.no_grad()
 def pack_tables(student: Student) -> Student:
-    """The same student with whole numbers of -127..127 in its large tables, which converters then store in 8 bits.
+    """The same student with whole numbers of -127..127 in its two large tables, which converters then store in 8 bits.
 
-    A table's column is a field or a map of its own, so that each code has a scale; it moves into the map that makes
-    the code. Measured on a trained student's worst frame at the extremes: 49 dB for the basis fields (43 dB if a row
-    had the scale), 75 dB for the expression maps.
+    They are half of its parameters. A table's column is a field or a map of its own, so that each code has a scale; it
+    moves into the map that makes the code. Measured on a trained student's worst frame at the extremes: 49 dB for the
+    basis fields (43 dB if a row had the scale), 75 dB for the expression maps.
 
     Args:
         student: bound, trained; not changed.
@@ -73,9 +73,11 @@ def pack_tables(student: Student) -> Student:
     return packed
 
 
-def is_packed(table: np.ndarray) -> bool:
-    """Whether all numbers are whole, within -127..127 and not all of them zero, as `pack_tables` leaves a table's."""
-    return bool(0 < np.abs(table).max() <= LEVELS and (table == np.rint(table)).all())
+def is_packed(constant: np.ndarray) -> bool:
+    """Whether it is what `pack_tables` leaves: a large matrix of whole numbers of -127..127, not all zero."""
+    if constant.ndim != 2 or constant.size < SMALLEST_TABLE:
+        return False
+    return bool(0 < np.abs(constant).max() <= LEVELS and (constant == np.rint(constant)).all())
 
 
 def quantize(model: bytes, calibration: Driving, *, parts: tuple[str, ...] = QUANTIZED_PARTS[0]) -> bytes:

@@ -12,7 +12,7 @@ import importlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,6 @@ PRECISIONS = ("fp16", "int8", "fp32", "w8", "palette6", "image")
 """int8: weights and activations of the generator (needs iOS 17); w8: int8 weights of convolutions; palette6: 6-bit
 palettes of them; all three with packed tables; image: fp16 whose output is an RGB pixel buffer."""
 BUNDLED = ("fp16", "int8")
-SMALLEST_TABLE = 2**16
-"""Numbers in what may be one of the student's tables."""
 CALIBRATION_FRAMES = 24
 VERIFIED_FRAMES = 8
 
@@ -229,20 +227,14 @@ def pack_constants(model: Any) -> Any:
     numbers up to 127. So the 8 bits are exact; Core ML unpacks them once.
     """
     optimize = importlib.import_module("coremltools.optimize.coreml")
-
-    def setting(mode: str, dtype: str) -> Any:
-        return optimize.OpLinearQuantizerConfig(
-            mode=mode, dtype=dtype, granularity="per_tensor", weight_threshold=0
-        )  # fmt: skip
-
-    picture, table = setting("linear", "uint8"), setting("linear_symmetric", "int8")
+    setting = partial(optimize.OpLinearQuantizerConfig, granularity="per_tensor", weight_threshold=0)
+    picture, table = setting(mode="linear", dtype="uint8"), setting(mode="linear_symmetric", dtype="int8")
     settings = {}
     for operation in model._mil_program.functions["main"].find_ops(op_type="const"):
-        values = operation.val.val
-        shape = tuple(getattr(values, "shape", ()))
-        if shape[-2:] == (SIZE, SIZE):
+        values = np.asarray(operation.val.val)
+        if values.shape[-2:] == (SIZE, SIZE):
             settings[operation.name] = picture
-        elif len(shape) == 2 and values.size >= SMALLEST_TABLE and is_packed(values):
+        elif is_packed(values):
             settings[operation.name] = table
     if not settings:
         return model

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from torch import nn
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
-from converters.quantize import LEVELS, QUANTIZED_PARTS, TABLES, importing, is_packed, quantize_pt2e, quiet
+from converters.quantize import QUANTIZED_PARTS, importing, is_packed, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from edge.bundle import Lowered
 from edge.errors import BundleError, InputError, ParityError
@@ -171,20 +172,13 @@ def pack_pictures(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
         exported: a module of torch.export; changed in place, and returned.
     """
     for node in exported.graph.find_nodes(op="get_attr"):
-        path, _, name = node.target.rpartition(".")
-        owner = exported.get_submodule(path)
-        picture = getattr(owner, name)
+        picture = attrgetter(node.target)(exported)
         if not isinstance(picture, torch.Tensor) or picture.shape[-2:] != (SIZE, SIZE):
             continue
         levels = (picture * 255).round()
         if levels.min() < 0 or levels.max() > 255 or (picture - levels / 255).abs().max() > 1e-6:
             continue
-        owner.register_buffer(f"{name}_levels", (levels - 128).to(torch.int8))
-        unpack = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-        with exported.graph.inserting_before(node):
-            packed = exported.graph.get_attr(f"{node.target}_levels")
-            unpacked = exported.graph.call_function(unpack, (packed, 1 / 255, -128, -128, 127, torch.int8))
-        node.replace_all_uses_with(unpacked)
+        node.replace_all_uses_with(_unpacked(exported, node, levels - 128, scale=1 / 255, zero=-128))
         exported.graph.erase_node(node)
     exported.recompile()
     return exported
@@ -199,21 +193,14 @@ def store_tables(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
     Args:
         exported: a module of torch.export; changed in place, and returned.
     """
-    aten, unpack = torch.ops.aten, torch.ops.quantized_decomposed.dequantize_per_tensor.default
-    call = exported.graph.call_function
+    aten, call = torch.ops.aten, exported.graph.call_function
     for node in exported.graph.find_nodes(op="call_function", target=aten.linear.default):
         codes, weight, bias = node.args
-        if not weight.target.endswith(TABLES):
-            continue
-        path, _, name = weight.target.rpartition(".")
-        owner = exported.get_submodule(path)
-        table = getattr(owner, name).detach()
+        table = attrgetter(weight.target)(exported).detach()
         if not is_packed(table.numpy()):
             continue
-        owner.register_buffer(f"{name}_levels", table.to(torch.int8)[None])
+        unpacked = _unpacked(exported, weight, table[None], scale=1.0, zero=0)
         with exported.graph.inserting_before(node):
-            levels = exported.graph.get_attr(f"{weight.target}_levels")
-            unpacked = call(unpack, (levels, 1.0, 0, -LEVELS, LEVELS, torch.int8))
             column = call(aten.view.default, (codes, [1, table.shape[1], 1]))
             product = call(aten.view.default, (call(aten.bmm.default, (unpacked, column)), [1, table.shape[0]]))
             total = call(aten.add.Tensor, (product, bias))
@@ -222,6 +209,18 @@ def store_tables(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
     exported.graph.eliminate_dead_code()
     exported.recompile()
     return exported
+
+
+def _unpacked(
+    exported: torch.fx.GraphModule, constant: torch.fx.Node, levels: torch.Tensor, *, scale: float, zero: int
+) -> torch.fx.Node:
+    """A node, put before a constant's own, that unpacks `levels`: whole numbers of 8 bits, kept beside the constant."""
+    path, _, name = str(constant.target).rpartition(".")
+    exported.get_submodule(path).register_buffer(f"{name}_levels", levels.to(torch.int8))
+    unpack = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+    with exported.graph.inserting_before(constant):
+        stored = exported.graph.get_attr(f"{constant.target}_levels")
+        return exported.graph.call_function(unpack, (stored, scale, zero, -128, 127, torch.int8))
 
 
 def rewrite(graph_module: torch.fx.GraphModule, target: str) -> None:

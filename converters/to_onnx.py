@@ -11,6 +11,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from onnx import helper, numpy_helper
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
-from converters.quantize import QUANTIZED_PARTS, TABLES, is_packed, pack_tables, quantize
+from converters.quantize import QUANTIZED_PARTS, is_packed, pack_tables, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from edge.bundle import Lowered
 from edge.errors import InputError, ParityError
@@ -74,6 +75,10 @@ def export_onnx(
     def exported(graph: StudentGraph) -> bytes:
         return export_graph(graph, (KEYPOINTS_IN.name, LOCAL_IN.name), (IMAGE_OUT.name,))
 
+    @cache
+    def whole() -> bytes:
+        return exported(graph)  # made once, stored twice
+
     def lowered(precision: str, model: bytes) -> Lowered:
         lint(onnx.load_from_string(model))
         path = f"student{'' if precision == 'fp32' else f'.{precision}'}.onnx"
@@ -95,10 +100,9 @@ def export_onnx(
                 error = missed
         raise error or RuntimeError("nothing to quantise")
 
-    fp32 = exported(graph)
     makers: dict[str, Callable[[], Lowered]] = {
-        "fp32": lambda: lowered("fp32", fp32),
-        "fp16": lambda: lowered("fp16", halve(fp32)),
+        "fp32": lambda: lowered("fp32", whole()),
+        "fp16": lambda: lowered("fp16", halve(whole())),
         "int8": quantised,
     }
     students = [makers[precision]() for precision in PRECISIONS if precision in precisions]
@@ -357,8 +361,8 @@ def store_tables(model: onnx.ModelProto) -> int:
     """
     unpacking = []
     for tensor in model.graph.initializer:
-        name = tensor.name
-        if not name.endswith(TABLES) or not is_packed(table := numpy_helper.to_array(tensor)):
+        name, table = tensor.name, numpy_helper.to_array(tensor)
+        if not is_packed(table):
             continue
         tensor.CopyFrom(numpy_helper.from_array(table.astype(np.int8), f"{name}_8bit"))
         unpacking.append(helper.make_node("Cast", [tensor.name], [name], f"{name}_unpack", to=onnx.TensorProto.FLOAT))

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from converters import to_onnx
 from converters.parity import GATES, Parity, compare, require
-from converters.quantize import LEVELS, TABLES, is_packed, pack_tables, quantize
+from converters.quantize import LEVELS, is_packed, pack_tables, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.to_onnx import (
     export_onnx,
@@ -34,6 +34,7 @@ from edge.topology import LOCAL
 from training.driver import Driver
 
 ROOT = Path(__file__).parents[1]
+TABLES = ("basis.weight", "place.weight")
 
 
 @pytest.fixture(scope="module")
