@@ -66,6 +66,10 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         "train made, named by SUPERFACE_TEACHER (default: mesh)",
     )  # fmt: skip
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: runs)")
+    parser.add_argument(
+        "--force", action="store_true",
+        help="write the bundle even if the student draws too little of its teacher's mouth and eyes; it will say so",
+    )  # fmt: skip
     parser.add_argument("--consent", help="who agreed to this avatar, and how; kept in the bundle")
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
 
@@ -90,6 +94,7 @@ def run_make(arguments: argparse.Namespace) -> int:
         runs=arguments.runs,
         frames=arguments.frames,
         consent=consent,
+        force=arguments.force,
     )
     distil = replace(config.distil, gflops=arguments.gflops or TIERS[arguments.tier])
     if arguments.minutes is not None:

@@ -104,8 +104,8 @@ class LateNarrow(Generator):
         """As `Generator.forward`."""
         with self._scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
-            x = self.narrow(resize(F.relu(x), fine)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
-            x = F.relu(self.fine(x))
+            x = self.narrow(resize(self.narrowing(x), fine)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
+            x = self.painting(self.fine(x))
             colour, keep = self.colour(x).float(), self.keep(x).float()
         return Painted(F.pixel_shuffle(colour, SHUFFLE), F.pixel_shuffle(keep, SHUFFLE))
 
@@ -117,7 +117,7 @@ class Blind(Generator):
         """As `Generator.forward`."""
         with self._scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
-            x = F.relu(self.fine(resize(self.narrow(F.relu(x)), fine)))
+            x = self.painting(self.fine(resize(self.narrow(self.narrowing(x)), fine)))
             colour, keep = self.colour(x).float(), self.keep(x).float()
         return Painted(F.pixel_shuffle(colour, SHUFFLE), F.pixel_shuffle(keep, SHUFFLE))
 
@@ -129,9 +129,9 @@ class WideTrunk(DenseMotionTrunk):
         """As `DenseMotionTrunk.forward`, both at 64 px."""
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.channels, HEATMAP, HEATMAP)
         with self._scope(heat):
-            skip = F.relu(self.enter(heat))
-            x = F.relu(self.up(resize(F.relu(self.deep(self.down(skip))), HEATMAP)) + skip)
-            x = F.relu(self.wide(resize(x + place, FIELD)))
+            skip = self.entered(self.enter(heat))
+            x = self.upper(self.up(resize(self.deepest(self.deep(self.down(skip))), HEATMAP)) + skip)
+            x = self.hinting(self.wide(resize(x + place, FIELD)))
             return x.float(), self.heads(x).float()
 
 
@@ -195,15 +195,13 @@ class SmallLayer(Student):
     small: tuple[torch.Tensor, torch.Tensor] | None = None
     """Layer and canvas at half the size, once learning is over."""
 
-    def paint(
-        self, motion: Motion, features: torch.Tensor, layer: torch.Tensor, window: Window | None = None
-    ) -> torch.Tensor:
+    def paint(self, motion: Motion, features: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         """As `Student.paint`."""
         half = SIZE // 2
         warped_features = warp(features, motion.field) * motion.occlusion
         field = F.interpolate(motion.field.permute(0, 3, 1, 2), (half, half), mode="bilinear", align_corners=True)
-        small_layer, canvas = self.small or (F.avg_pool2d(layer, 2), F.avg_pool2d(self.canvas, 2))
-        warped = warp(small_layer, field.permute(0, 2, 3, 1))
+        small_layer, canvas = self.small or (F.avg_pool2d(self.layer, 2), F.avg_pool2d(self.canvas, 2))
+        warped = warp(small_layer.expand(len(field), -1, -1, -1), field.permute(0, 2, 3, 1))
         draft = resize(canvas + (warped[:, 0:3] - canvas) * warped[:, 3:4], SIZE)
         return _paint_over(self, draft, motion, warped_features, window)
 
@@ -211,9 +209,7 @@ class SmallLayer(Student):
 class NoLayer(Student):
     """Paints every pixel from warped features over a canvas at rest: no photo is warped, as in the paper's student."""
 
-    def paint(
-        self, motion: Motion, features: torch.Tensor, layer: torch.Tensor, window: Window | None = None
-    ) -> torch.Tensor:
+    def paint(self, motion: Motion, features: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         """As `Student.paint`."""
         draft = self.canvas + 0.0 * motion.hints[:, 0:1, 0:1, 0:1]
         return _paint_over(self, draft, motion, warp(features, motion.field) * motion.occlusion, window)

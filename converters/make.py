@@ -27,13 +27,12 @@ from converters.student_graph import Driving, StudentGraph
 from converters.to_coreml import export_coreml
 from converters.to_executorch import export_executorch
 from converters.to_onnx import CALIBRATION_FRAMES, export_onnx
-from edge import topology as topo
 from edge.avatar import Avatar
 from edge.bench import Bench, bench
-from edge.bundle import CONSENT, BundleContents, Lowered, Manifest, write_bundle
+from edge.bundle import CONSENT, BundleContents, ExpressionRow, Lowered, Manifest, write_bundle
 from edge.check import CheckReport, check, psnr_db
 from edge.check import report as explain
-from edge.errors import BundleError, InputError
+from edge.errors import BundleError, FidelityError, InputError
 from edge.landmarks import Portrait, read_portrait
 from edge.library import Style, held_out_seed, procedural_track, showcase, train_seed
 from edge.runtimes import Runtime, installed
@@ -45,9 +44,9 @@ from training.config import DistilConfig, training_frames
 from training.distill import DistilResult, RenderedTrack, distil, evaluate, print_progress, render_track
 from training.driver import Driver
 from training.evaluators import load_head_pose, load_perceptual
+from training.expressions import draw_closeups, draw_lesson, measure_expressions, shortfalls, teach
 from training.flops import student_cost
-from training.losses import local_boxes
-from training.metrics import Fidelity, followed, psnr
+from training.metrics import Fidelity, psnr
 from training.student import Student
 from training.teachers import Identity, Teacher, load_teacher
 
@@ -88,6 +87,8 @@ class MakeConfig:
     """Frames of procedural motion that train; default: `training_frames` of the run's length."""
     consent: str | None = None
     """Who agreed to this avatar, and how; written into the bundle."""
+    force: bool = False
+    """A bundle even of a student that draws too little of its teacher's mouth and eyes; its manifest says so."""
     distil: DistilConfig = field(default_factory=DistilConfig)
 
 
@@ -116,6 +117,7 @@ class Made:
             "parameters": manifest.parameters,
             "bytes": sum(entry.bytes for entry in manifest.files.values()),
             "metrics": manifest.metrics,
+            "expressions": [row._asdict() for row in manifest.expressions],
             "parity": [row._asdict() for row in manifest.parity],
             "verified": self.check.passed,
             "seconds": round(self.seconds, 1),
@@ -150,6 +152,7 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
 
     Raises:
         InputError: the photo, the clip or a setting cannot be used.
+        FidelityError: the painter died in training, or draws too little of mouth and eyes; no bundle is written.
         ParityError: a converted student misses its gate; no bundle is written.
         MissingRuntimeError: MediaPipe or its model is missing.
     """
@@ -191,19 +194,28 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     )
     hardest = evaluate(result.student, extremes, config.distil)
     fidelity = result.fidelity
-    expressions = _expressions(result.student, teacher, identity, portrait)
-    if teacher.driver(identity) is None:
-        expressions |= _driver_fidelity(result, tracks.held_out)
+    driven = _driver_fidelity(result, tracks.held_out) if teacher.driver(identity) is None else {}
     say(
         f"Student against teacher, held-out motion: {fidelity.psnr_db:.1f} dB PSNR, SSIM {fidelity.ssim:.3f} on a "
-        f"calm speaker; {hardest.psnr_db:.1f} dB, {hardest.ssim:.3f} at the extremes; "
-        f"a blink closes {100 * expressions['blink_followed']:.0f} %"
+        f"calm speaker; {hardest.psnr_db:.1f} dB, {hardest.ssim:.3f} at the extremes"
     )
+    lesson = teach(teacher, identity)
+    drawn = draw_lesson(result.student, lesson)
+    expressions = measure_expressions(drawn, lesson)
+    say(
+        "  of the teacher's mouth and eyes it draws: "
+        + ", ".join(f"{r.expression} {100 * r.drawn:.0f} %" for r in expressions)
+    )
+    closeups = draw_closeups(drawn, lesson)
+    Image.fromarray(closeups).save(run / "expressions.png")
+    _require(expressions, run / "expressions.png", force=config.force)
 
     say("Lowering to every runtime, and comparing what each executes with the trained student")
     bundle = run / f"{name}.avatar"
     licence = EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
-    contents = _contents(name, portrait, identity, teacher, result, hardest, expressions, config, licence, is_example)
+    contents = _contents(
+        name, portrait, identity, teacher, result, hardest, driven, expressions, config, licence, is_example
+    )
     manifest = write_bundle(bundle, contents)
     verdict = check(bundle)
     if not verdict.passed:
@@ -214,7 +226,7 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     avatar = Avatar.load(bundle)
     preview_file = run / "preview.mp4"
     _film(avatar, teacher, identity, portrait.image, tracks.preview, preview_file)
-    sheet = _sheet(avatar, teacher, identity, portrait, result, _coarsest(bundle, avatar, result.held_out))
+    sheet = _sheet(avatar, teacher, identity, portrait, result, _coarsest(bundle, avatar, result.held_out), closeups)
     report = run / "report.html"
     seconds = time.monotonic() - started
     write_report(
@@ -336,7 +348,8 @@ def _driving(track: RenderedTrack) -> Driving:
 
 def _contents(
     name: str, portrait: Portrait, identity: Identity, teacher: Teacher, result: DistilResult,
-    hardest: Fidelity, expressions: dict[str, float], config: MakeConfig, licence: str, is_example: bool,
+    hardest: Fidelity, driven: dict[str, float], expressions: tuple[ExpressionRow, ...], config: MakeConfig,
+    licence: str, is_example: bool,
 ) -> BundleContents:  # fmt: skip
     """Everything that goes into the bundle; raises ParityError when a gate is missed."""
     students, drivers = lower_all(
@@ -374,7 +387,8 @@ def _contents(
         },
         metrics={key: float(value) for key, value in result.fidelity._asdict().items()}
         | {f"extreme_{key}": float(value) for key, value in hardest._asdict().items()}
-        | expressions,
+        | driven,
+        expressions=expressions,
         licences={"photo": licence, "graphs": "those of the photo; the software is Apache-2.0"},
         consent="The photo is in the public domain." if is_example else (config.consent or CONSENT),
     )
@@ -408,26 +422,18 @@ def _driver_fidelity(result: DistilResult, landmarks: npt.NDArray[np.float32]) -
     return {"driver_error": error, "driver_psnr_db": psnr_db}
 
 
-@torch.no_grad()
-def _expressions(student: Student, teacher: Teacher, identity: Identity, portrait: Portrait) -> dict[str, float]:
-    """How much of a blink, a glance and an open mouth the student makes of the teacher's (`metrics.followed`)."""
-    poses = ("neutral", "blink", "gaze left", "wide open")
-    names, landmarks = showcase(portrait.landmarks)
-    chosen = torch.from_numpy(landmarks[[names.index(pose) for pose in poses]].astype(np.float32))
-    taught = teacher.render(identity, chosen)
-    local = chosen[:, LOCAL, :2]
-    rest = taught.frames[:1]
-    eyes = local_boxes(local[:1], SIZE)
-    # Eyes lie above the nose's bridge-to-tip middle, the mouth below it.
-    middle = float(chosen[0, [topo.NOSE_BRIDGE, topo.NOSE_TIP], 1].mean() + 1) / 2 * (SIZE - 1)
-    mouth = eyes.clone()
-    eyes[:, :, round(middle) :] = 0
-    mouth[:, :, : round(middle)] = 0
-    shares = {}
-    for row, (name, weight) in enumerate((("blink", eyes), ("gaze", eyes), ("mouth", mouth)), 1):
-        made = student(taught.keypoints[row : row + 1, :, :2].contiguous(), local[row : row + 1])
-        shares[f"{name}_followed"] = followed(made, taught.frames[row : row + 1], rest, weight)
-    return shares
+def _require(expressions: tuple[ExpressionRow, ...], picture: Path, *, force: bool) -> None:
+    """Say what is drawn too little of; without `force` that ends the journey."""
+    missed = shortfalls(expressions)
+    if not missed:
+        return
+    what = f"The student draws too little of its teacher's face ({'; '.join(missed)}); {picture} shows it."
+    if not force:
+        raise FidelityError(
+            f"{what} No bundle was written. Train longer (--minutes), or take a photo in which eyes and mouth are "
+            "larger; --force writes the bundle as it is, and its manifest says what it lacks."
+        )
+    say(f"  note: {what} --force: the bundle is written all the same, and says so.")
 
 
 def _golden_landmarks(portrait: Portrait) -> npt.NDArray[np.float32]:
@@ -502,6 +508,7 @@ def _sheet(
     portrait: Portrait,
     result: DistilResult,
     coarsest: list[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]],
+    closeups: npt.NDArray[np.uint8],
 ) -> Sheet:
     """The pictures of the report: fixed poses, and the held-out frame that came out worst."""
     poses = (
@@ -521,4 +528,4 @@ def _sheet(
         if error > worst_error:
             worst, worst_error, worst_made = int(row), error, frame
     reference = np.ascontiguousarray(held_out.frames[worst].transpose(1, 2, 0))
-    return Sheet(poses, taught, made, (reference, worst_made), coarsest)
+    return Sheet(poses, taught, made, closeups, (reference, worst_made), coarsest)

@@ -27,6 +27,8 @@ class Sheet(NamedTuple):
     """uint8 [N, 512, 512, 3], one frame a pose."""
     student: Frames
     """As `teacher`, from the finished bundle."""
+    closeups: Frames
+    """Mouth and eyes enlarged, teacher above student: uint8 [H, W, 3] (training.expressions.draw_closeups)."""
     worst: tuple[Frames, Frames]
     """The held-out frame that came out worst: teacher's and student's."""
     coarsest: Sequence[tuple[str, Frames, Frames]]
@@ -78,12 +80,13 @@ def write_report(
     """
     figures = manifest.metrics
     size = sum(entry.bytes for entry in manifest.files.values())
+    least = min(manifest.expressions, key=lambda row: row.drawn)
     tiles = [
         (f"{figures['psnr_db']:.1f} dB", "PSNR against the teacher, held-out calm speaker"),
         (f"{figures['extreme_psnr_db']:.1f} dB", "PSNR, held-out extremes of pose and expression"),
         (f"{figures['ssim']:.3f}", "SSIM, calm speaker"),
         (f"{figures['energy_ratio']:.2f}", "sharpness: energy of student / teacher"),
-        (f"{100 * figures['blink_followed']:.0f} %", "of a blink that the student closes"),
+        (f"{100 * least.drawn:.0f} %", f"of “{least.expression}” drawn, the least of all expressions"),
         (f"{manifest.gflops:.2f} GFLOPs", f"a frame of 512 × 512 ({manifest.gmacs:.2f} GMACs)"),
         (f"{manifest.parameters / 1e6:.2f} M", "parameters"),
         (f"{size / 1e6:.1f} MB", "the whole bundle"),
@@ -104,6 +107,24 @@ def write_report(
     for pose, taught, made in zip(sheet.poses, sheet.teacher, sheet.student, strict=True):
         parts.append(_figure(np.concatenate([_small(taught), _small(made)]), pose))
     parts.append("</div>")
+    parts += [
+        "<h2>Mouth and eyes: teacher above, student below</h2>",
+        _figure(sheet.closeups, "each expression at several head poses, enlarged"),
+        "<p>What the student draws of its teacher's change inside the mouth and eyes: 100 % is all of it, at its "
+        "place; 0 % is nothing, or as much wrong as right.</p>",
+        _table(
+            ("expression", "in", "drawn", "at the worst pose", "followed", "floor", "verdict"),
+            (
+                (
+                    row.expression,
+                    row.part,
+                    *(f"{100 * share:.0f} %" for share in (row.drawn, row.worst, row.followed, row.floor)),
+                    "passed" if row.passed else "BELOW ITS FLOOR",
+                )
+                for row in manifest.expressions
+            ),
+        ),
+    ]
     captions = ("teacher", "student", "difference × 8")
     parts += ["<h2>The worst of the held-out frames looked at</h2>", '<div class="wide">']
     pictures = (*sheet.worst, _difference(*sheet.worst))

@@ -98,6 +98,27 @@ class ParityRow(NamedTuple):
     frames: int
 
 
+class ExpressionRow(NamedTuple):
+    """How much of one expression of its teacher's the student draws, inside the mouth or eyes; 1 is all of it."""
+
+    expression: str
+    part: str
+    """ "mouth" or "eyes"."""
+    drawn: float
+    """Share of the teacher's change that is there, less what else was drawn: the mean over head poses."""
+    worst: float
+    """At the head pose, and in the eye, where least of it is drawn."""
+    followed: float
+    """How strong the change is along the teacher's, whatever else was drawn beside it."""
+    floor: float
+    """Least `drawn` of an avatar that is made without --force."""
+
+    @property
+    def passed(self) -> bool:
+        """The floor was reached."""
+        return self.drawn >= self.floor
+
+
 class Lowered(NamedTuple):
     """A graph in one runtime's own format, ready to be written."""
 
@@ -146,6 +167,8 @@ class Manifest:
     conventions: dict[str, str]
     files: dict[str, FileEntry]
     """Every file but the manifest, by path relative to the bundle, with `/` between folders."""
+    expressions: tuple[ExpressionRow, ...] = ()
+    """What the student draws of its teacher's mouth and eyes; none in bundles of before it was measured."""
     format_version: int = FORMAT_VERSION
 
 
@@ -180,6 +203,7 @@ class BundleContents:
     metrics: Mapping[str, float] = field(default_factory=dict)
     licences: Mapping[str, str] = field(default_factory=dict)
     consent: str = CONSENT
+    expressions: Sequence[ExpressionRow] = ()
 
 
 # -- Reading -------------------------------------------------------------------------------------------------
@@ -249,6 +273,7 @@ def parse_manifest(text: bytes) -> Manifest:
         synthetic_media=_text(data, "synthetic_media"),
         conventions={key: _text(_dict(data, "conventions"), key) for key in _dict(data, "conventions")},
         files=_files(_dict(data, "files")),
+        expressions=tuple(_expression(row) for row in _list({"expressions": [], **data}, "expressions")),
     )
     _check_references(manifest)
     return manifest
@@ -445,6 +470,14 @@ def _parity(data: Any) -> ParityRow:
     return ParityRow(names[0], names[1], names[2], decibels[0], decibels[1], decibels[2], frames)
 
 
+def _expression(data: Any) -> ExpressionRow:
+    if not isinstance(data, dict):
+        raise _wrong("a row of expressions must be an object")
+    names = [_text(data, key) for key in ("expression", "part")]
+    shares = [_number(data, key, -1e9, 1e9) for key in ("drawn", "worst", "followed", "floor")]
+    return ExpressionRow(names[0], names[1], *shares)
+
+
 def _check_references(manifest: Manifest) -> None:
     """All parts of the manifest speak of the same files."""
     folders = {path.split("/")[0] for path in manifest.files if "/" in path}
@@ -577,6 +610,7 @@ def _fill(folder: Path, contents: BundleContents) -> Manifest:
         consent=contents.consent,
         synthetic_media=SYNTHETIC_MEDIA,
         conventions=CONVENTIONS,
+        expressions=tuple(contents.expressions),
         files={path: FileEntry(len(body), hashlib.sha256(body).hexdigest()) for path, body in data.items()},
     )
     data[MANIFEST] = manifest_text(manifest)

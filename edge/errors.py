@@ -5,7 +5,8 @@
     ├── SpecError               a tensor has the wrong shape, dtype or range
     ├── BundleError             an avatar bundle is damaged, incomplete or of another version
     ├── MissingRuntimeError     an optional library or model file is not installed
-    └── ParityError             a converted model missed its parity gate
+    ├── ParityError             a converted model missed its parity gate
+    └── FidelityError           a trained student does not draw what its teacher draws
 
 The command lines print the message alone and leave with exit code 2; a traceback means a bug of ours.
 A message says what was expected, what was found, and what to do next.
@@ -34,3 +35,7 @@ class MissingRuntimeError(SuperFaceError):
 
 class ParityError(SuperFaceError):
     """A converted model missed its parity gate."""
+
+
+class FidelityError(SuperFaceError):
+    """A trained student does not draw what its teacher draws."""

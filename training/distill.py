@@ -11,7 +11,8 @@ What the teacher delivers, and the switch of `DistilConfig` that takes it away (
 Perceptual and head pose loss need networks, which are passed likewise.
 
 What it does: renders the tracks once into the run folder; fits the basis fields in closed form; teaches the motion
-network alone; then trains everything end to end on pixels. What it does not: landmarks, retargeting, export.
+network alone; then trains everything end to end on pixels. A painter whose units fall silent is noticed, and taken back
+to where it was healthy. What it does not: landmarks, retargeting, export.
 
 The run folder holds all that is needed to go on. A killed run continues at its last checkpoint (every 20 s), and
 the order of the data depends on the seed and the step alone, so a run of fixed `steps` ends with the same weights
@@ -34,9 +35,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from edge.errors import InputError
+from edge.errors import FidelityError, InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LANDMARKS, LOCAL
+from training.census import Layer, dying, take_census
 from training.checkpoint import load_tensors, save_driver, save_student, save_tensors, write_text
 from training.config import DistilConfig
 from training.driver import Driver, fit_driver
@@ -53,7 +55,7 @@ from training.layers import (
 )
 from training.losses import Discriminator, Features, HeadPose, motion_loss, student_loss
 from training.metrics import Fidelity, FidelityMeter
-from training.student import Student, Window
+from training.student import Student, Window, flatten_volume
 from training.teachers import Identity, Teacher
 
 CHUNK = 16
@@ -63,6 +65,13 @@ WHOLE_EVERY = 8
 JUDGED_EVERY = 4
 """Steps from one in which the judges look at the frames to the next; their terms count as much more there. On a
 CPU such a step takes many times as long as one on pixels alone."""
+CALL = 0.01
+"""Weight of the call that wakes silent units (training.student.Rectifier)."""
+CENSUS_EVERY = 100
+"""Steps from one count of the silent units to the next."""
+CENSUS_FRAMES = 8
+MOST_SETBACKS = 3
+"""Times that training goes back to its last healthy state, each at half the rate, before it gives up."""
 MARGIN = 16
 """Pixels painted around a training window and not compared."""
 CELL_PX = SIZE // FIELD
@@ -107,6 +116,10 @@ class DistilResult(NamedTuple):
     seconds: float
     """Training time, earlier starts included."""
     steps: int
+    census: tuple[Layer, ...]
+    """Of the student, over held-out frames: which of its units are silent."""
+    setbacks: tuple[str, ...]
+    """A sentence for each time that training went back to a healthy state."""
 
 
 def print_progress() -> Progress:
@@ -353,6 +366,7 @@ def distil(
 
     Raises:
         InputError: tracks that cannot be rendered, a full disk, a damaged checkpoint.
+        FidelityError: units fell silent again and again, at ever lower rates.
     """
     config = config or DistilConfig()
     progress = progress or print_progress()
@@ -368,9 +382,11 @@ def distil(
     channels = volume.shape[0] * volume.shape[1] * (volume.shape[-1] // FIELD) ** 2
     student = build(channels) if build else Student(student_config(config.gflops, volume_channels=channels))
     student.bind(identity._replace(appearance_volume=volume))
-    volume = volume.to(device)
+    # Pixels beyond 64 px folded into channels once, not in each step.
+    volume = flatten_volume(volume.to(device))[0, :, None]
     student.to(device).train()
-    for trunk in (student.motion_trunk, student.generator, student.distributor):
+    trunks = (student.motion_trunk, student.generator, student.distributor)
+    for trunk in trunks:
         trunk.to(memory_format=torch.channels_last)
     # Learning rates follow the size of what is learned: basis fields and textures are right from the start.
     groups = [
@@ -386,8 +402,10 @@ def distil(
     average = {name: p.detach().clone() for name, p in student.named_parameters()}
     history: list[dict[str, Any]] = []
     step, seconds = 0, 0.0
+    setbacks: list[str] = []
+    ailing = False
 
-    checkpoint = run_folder / "checkpoint.safetensors"
+    checkpoint, healthy = run_folder / "checkpoint.safetensors", run_folder / "healthy.safetensors"
     made_by = asdict(config) | {"minutes": None, "steps": None, "frames": _track_id(run_folder)}
     targets = _targets(training)
     matte = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
@@ -397,7 +415,10 @@ def distil(
     resumed = _resume(checkpoint, made_by, student, optimiser, average)
     if resumed:
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
-    elif config.motion_field:
+        setbacks, ailing = resumed["setbacks"], resumed["ailing"]
+    else:
+        healthy.unlink(missing_ok=True)
+    if not resumed and config.motion_field:
         progress("layers", 0.0, "")
         begun = time.monotonic()
         everything = _load(training._replace(frames=training.frames[:, :, :1, :1]), slice(None), student, config)
@@ -414,15 +435,20 @@ def distil(
         for name, p in student.named_parameters():
             average[name].copy_(p)
         progress("layers", 1.0, "")
-    student.motion_trunk.precision = student.generator.precision = _precision(device)
+    for trunk in trunks:
+        trunk.precision = _precision(device)
     motion_share = config.motion_share if config.motion_field else 0.0
     weights = replace(
         config.weights, perceptual=JUDGED_EVERY * config.weights.perceptual, gan=JUDGED_EVERY * config.weights.gan
     )
 
-    def save() -> None:
+    def save(path: Path) -> None:
         record = {"made_by": made_by, "step": step, "seconds": seconds, "history": history}
-        save_tensors(checkpoint, _training_state(student, optimiser, average), record)
+        record |= {"setbacks": setbacks, "ailing": ailing}
+        save_tensors(path, _training_state(student, optimiser, average), record)
+
+    asked = np.unique(np.linspace(0, len(training.frames) - 1, CENSUS_FRAMES).astype(int))
+    census_poses = _load(training._replace(frames=training.frames[:, :, :1, :1]), asked, student, config)
 
     started = time.monotonic() - seconds
     saved = noted = previewed = seconds
@@ -430,13 +456,15 @@ def distil(
         learns_motion = share < motion_share
         stage = "motion" if learns_motion else "frames"
         local_share = share / motion_share if learns_motion else (share - motion_share) / (1 - motion_share)
-        rate = config.learning_rate * _cosine(local_share)
+        rate = config.learning_rate * 0.5 ** len(setbacks) * _cosine(local_share)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["scale"]
 
         size = config.motion_batch if learns_motion else config.batch
         rows = _rows(step, size, len(training.frames), config.seed)
         optimiser.zero_grad(set_to_none=True)
+        if not learns_motion and not healthy.exists():
+            save(healthy)
         if learns_motion:
             batch = _load(training._replace(frames=training.frames[:, :, :1, :1]), rows, student, config)
             motion = student.motion(batch.keypoints, batch.local_landmarks)
@@ -470,7 +498,7 @@ def distil(
                     targets.moving[rows].to(device),
                 )
             note = {name: round(value.item(), 5) for name, value in terms._asdict().items() if value.item()}
-        loss.backward()
+        (loss + CALL * student.call()).backward()
         if student.layer.grad is not None:
             student.layer.grad *= learned
         optimiser.step()
@@ -491,10 +519,32 @@ def distil(
                 student.distribute(volume)
                 psnr_db = evaluate(student, held_out, config, chosen).psnr_db
             history.append({"step": step, "seconds": round(seconds, 2), "stage": stage, "psnr_db": psnr_db})
+        if not learns_motion and step % CENSUS_EVERY == 0:
+            student.distribute(volume)
+            sick = dying(take_census(student, census_poses.keypoints, census_poses.local_landmarks))
+            if sick and ailing:  # not a passing thing
+                worst = max(sick, key=lambda layer: layer.silent)
+                what = f"{worst.name}: {100 * worst.silent:.0f} % of its units silent at step {step}"
+                if len(setbacks) == MOST_SETBACKS:
+                    raise FidelityError(
+                        f"The student died in training {MOST_SETBACKS + 1} times ({'; '.join([*setbacks, what])}). "
+                        "No avatar can be made of that; try another photo of this person."
+                    )
+                restored = _resume(healthy, made_by, student, optimiser, average)
+                if restored is None:
+                    raise InputError(f"{healthy} cannot be gone back to. Delete {run_folder} and start again.")
+                step, ailing = restored["step"], False
+                setbacks.append(what)
+                history.append({"step": step, "seconds": round(seconds, 2), "stage": stage, "setback": what})
+                tqdm.write(f"  note: training went wrong ({what}); on from step {step} at half the rate")
+            else:
+                ailing = bool(sick)
+                if not sick:
+                    save(healthy)
         if seconds - saved > SAVE_EVERY_S:
             saved = seconds
-            save()
-    save()
+            save(checkpoint)
+    save(checkpoint)
     progress("training", 1.0, f"step {step}")
 
     with torch.no_grad():
@@ -503,10 +553,14 @@ def distil(
         # Pictures are kept in 8 bits, as the photo came: a quarter of the size on the phone.
         for picture in (student.layer, student.canvas):
             picture.copy_((picture * 255).round().clamp(0, 255) / 255)
-    student.motion_trunk.precision = student.generator.precision = None
+    for trunk in trunks:
+        trunk.precision = None
     student.distribute(volume)
     student = student.cpu().to(memory_format=torch.contiguous_format).eval()
     fidelity = evaluate(student, held_out, config)
+    asked = np.unique(np.linspace(0, len(held_out.frames) - 1, 2 * CENSUS_FRAMES).astype(int))
+    seen = _load(held_out._replace(frames=held_out.frames[:, :, :1, :1]), asked, student, config)
+    census = take_census(student, seen.keypoints, seen.local_landmarks)
     write_text(run_folder / "history.json", json.dumps(history, indent=1))
     driver = teacher.driver(identity)
     if driver is None:
@@ -516,9 +570,16 @@ def distil(
     save_student(
         run_folder / "student.safetensors",
         student,
-        {"teacher": teacher.name, "distil": asdict(config), "fidelity": fidelity._asdict(), "steps": step},
+        {
+            "teacher": teacher.name,
+            "distil": asdict(config),
+            "fidelity": fidelity._asdict(),
+            "steps": step,
+            "census": [layer._asdict() for layer in census],
+            "setbacks": setbacks,
+        },
     )
-    return DistilResult(student, driver, fidelity, history, training, held_out, seconds, step)
+    return DistilResult(student, driver, fidelity, history, training, held_out, seconds, step, census, tuple(setbacks))
 
 
 def _track_id(run_folder: Path) -> str:

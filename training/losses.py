@@ -48,25 +48,37 @@ class Terms(NamedTuple):
     head_pose: torch.Tensor
 
 
-def local_boxes(local_landmarks: torch.Tensor, size: int, *, margin: float = 0.35) -> torch.Tensor:
+def box_around(points: torch.Tensor, size: int, *, margin: float = 0.35) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of a box around points [N, P, 2]: bool [N, size] each.
+
+    Grown by `margin` of its longer side on all sides.
+    """
+    axis = torch.linspace(-1, 1, size, device=points.device)
+    low, high = points.amin(1), points.amax(1)
+    grow = margin * (high - low).amax(1, keepdim=True)
+    low, high = low - grow, high + grow
+    across, down = ((axis >= low[:, at : at + 1]) & (axis <= high[:, at : at + 1]) for at in (0, 1))
+    return down, across
+
+
+def local_boxes(
+    local_landmarks: torch.Tensor, size: int, *, margin: float = 0.35, window: Window | None = None
+) -> torch.Tensor:
     """What each pixel counts in the local term: local landmarks [N, M, 2] → [N, 1, size, size], sum 1 a frame.
 
     Boxes around both eyes and the mouth have a third each, spread evenly; each is grown by `margin` of its longer
-    side on all sides. A box that lies outside the frame counts nothing.
+    side on all sides. A box that lies outside the frame counts nothing. With a window of `size` pixels, that part.
     """
-    axis = torch.linspace(-1, 1, size, device=local_landmarks.device)
-    inside = torch.zeros(len(local_landmarks), size, size, device=local_landmarks.device)
+    rows, columns = slice(None), slice(None)
+    if window:
+        rows, columns = (slice(start, start + window.size) for start in (window.top, window.left))
     parts = (RIGHT_EYE, LEFT_EYE, LIPS)
-    for rows in parts:
-        points = local_landmarks[:, rows]
-        low, high = points.amin(1), points.amax(1)
-        grow = margin * (high - low).amax(1, keepdim=True)
-        low, high = low - grow, high + grow
-        across = ((axis >= low[:, 0:1]) & (axis <= high[:, 0:1])).float()
-        down = ((axis >= low[:, 1:2]) & (axis <= high[:, 1:2])).float()
-        area = (down.sum(1) * across.sum(1)).clamp(min=1).view(-1, 1, 1)
-        inside += down[:, :, None] * across[:, None, :] / (len(parts) * area)
-    return inside[:, None]
+    counts = torch.zeros((), device=local_landmarks.device)
+    for part in parts:
+        down, across = (inside.float() for inside in box_around(local_landmarks[:, part], size, margin=margin))
+        area = (down.sum(1) * across.sum(1)).clamp(min=1).view(-1, 1)
+        counts = counts + (down / (len(parts) * area))[:, rows, None] * across[:, None, columns]
+    return counts[:, None]
 
 
 def reconstruction_loss(frames: torch.Tensor, teacher_frames: torch.Tensor) -> torch.Tensor:
@@ -157,9 +169,7 @@ def student_loss(
 
     With a window, both `frames` and `teacher_frames` show that part alone, and no head pose is compared.
     """
-    boxes = local_boxes(local_landmarks, SIZE)
-    if window:
-        boxes = window.of(boxes)
+    boxes = local_boxes(local_landmarks, SIZE, window=window)
     none = frames.new_zeros(())
     reconstruction = reconstruction_loss(frames, teacher_frames)
     multi_scale = multi_scale_loss(frames, teacher_frames)

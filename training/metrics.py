@@ -29,21 +29,6 @@ class Fidelity(NamedTuple):
     frames: int
 
 
-def followed(made: torch.Tensor, wanted: torch.Tensor, rest: torch.Tensor, weight: torch.Tensor) -> float:
-    """How much of an expression was made, where it shows: <made - rest, wanted - rest> / |wanted - rest|².
-
-    1 = all of it; 0 = nothing happened. A lid that covers nine tenths of an eye gives 0.9.
-
-    Args:
-        made: the student's frame, float32 [1, 3, H, W].
-        wanted: the teacher's.
-        rest: the teacher's neutral frame.
-        weight: what each pixel counts, [1, 1, H, W].
-    """
-    change = (wanted - rest) * weight
-    return float((change * (made - rest)).sum() / (change * (wanted - rest)).sum().clamp(min=1e-12))
-
-
 def grey(frames: torch.Tensor) -> torch.Tensor:
     """Luma [N, 1, H, W] in 0..255, not rounded."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=frames.device).view(1, 3, 1, 1)

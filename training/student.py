@@ -43,6 +43,10 @@ SIGMA = 0.1
 FINE = 128
 """Width and height of the generator's last maps; pixel shuffle by 4 makes the frame."""
 SHUFFLE = SIZE // FINE
+FADING = 0.05
+"""Of what a unit reached lately, the share that a step forgets."""
+AWAKE = 0.05
+"""What a unit must reach now and then, of its layer's root mean square."""
 POINTS = KEYPOINTS + LOCAL_LANDMARKS
 CELL = 2 / (FIELD - 1)
 """Distance between two cells of the field: the unit in which the network corrects it."""
@@ -117,6 +121,23 @@ def identity_grid(size: int) -> torch.Tensor:
     axis = torch.linspace(-1, 1, size)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([x, y], -1)[None]
+
+
+def enlarge(field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+    """A field [N, 64, 64, 2] at 512 px, or a window of it: [N, S, S, 2]; an identity field stays one.
+
+    Bilinear, corner cells on corner pixels. A window is two products with rows of the weights that interpolate: the
+    rest of the frame is not enlarged to be thrown away.
+    """
+    cells = field.permute(0, 3, 1, 2)
+    if window is None:
+        pixels = F.interpolate(cells, size=(SIZE, SIZE), mode="bilinear", align_corners=True)
+    else:
+        cell = torch.eye(FIELD, device=field.device)[None]
+        weights = F.interpolate(cell, size=SIZE, mode="linear", align_corners=True)[0].T
+        down, across = (weights[start : start + window.size] for start in (window.top, window.left))
+        pixels = down @ cells @ across.T
+    return pixels.permute(0, 2, 3, 1)
 
 
 def heatmaps(points: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
@@ -204,6 +225,33 @@ class _Trunk(nn.Module):
         return torch.autocast(x.device.type, self.precision) if self.precision else nullcontext()
 
 
+class Rectifier(nn.Module):
+    """relu over `units` channels, none of which stays silent while the network learns.
+
+    A unit that is negative at every pixel of every frame passes nothing on, has no gradient, and so never comes back:
+    one large step can end a whole network that way, and did (docs/log.md). So each rectifier remembers how high its
+    units came lately, and `call` is a loss that lifts those that came nowhere, each at the pixel where it is highest.
+    On the device it is a plain relu.
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.register_buffer("peak", torch.full((units,), torch.inf))
+        self.call: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, units, H, W], same out."""
+        if self.training and torch.is_grad_enabled():
+            highest = x.amax((0, 2, 3)).float()
+            with torch.no_grad():
+                level = x[..., ::2, ::2].float().square().mean().sqrt().clamp(min=1e-6)
+                faded = torch.where(self.peak.isinf(), highest, torch.lerp(self.peak, highest, FADING))
+                self.peak.copy_(torch.maximum(highest, faded))
+                silent = (self.peak < AWAKE * level).float()
+            self.call = -(highest * silent).sum() / level
+        return F.relu(x)
+
+
 def _conv(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
 
@@ -216,16 +264,24 @@ class _Residual(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.enters = Rectifier(channels)
         self.first = _conv(channels, channels)
+        self.between = Rectifier(channels)
         self.second = _conv(channels, channels)
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        return x + self.second(self.between(self.first(self.enters(x))))
 
 
-class AppearanceDistributor(nn.Module):
+def flatten_volume(volume: torch.Tensor) -> torch.Tensor:
+    """A volume [C, D, H, W] as maps [1, C·D·(H/64)², 64, 64]: depth and pixels beyond 64 × 64 become channels."""
+    flat = volume.flatten(0, 1)[None]
+    return flat if flat.shape[-1] == FIELD else F.pixel_unshuffle(flat, flat.shape[-1] // FIELD)
+
+
+class AppearanceDistributor(_Trunk):
     """φ_d: the teacher's appearance volume F_3D pressed to F_2D, once for a person (paper Sec. 3.2).
 
     Depth is folded into channels and so are pixels beyond 64 × 64: one form serves a photo [3, 1, 512, 512] and
@@ -235,12 +291,15 @@ class AppearanceDistributor(nn.Module):
     def __init__(self, volume_channels: int, feature_channels: int) -> None:
         super().__init__()
         self.fold = nn.Conv2d(volume_channels, 2 * feature_channels, 3, 1, 1)
+        self.folded = Rectifier(2 * feature_channels)
         self.press = nn.Conv2d(2 * feature_channels, feature_channels, 3, 1, 1)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """Volume float32 [C, D, H, W] → F_2D float32 [1, C, 64, 64]."""
-        flat = F.pixel_unshuffle(volume.flatten(0, 1)[None], volume.shape[-1] // FIELD)
-        return self.press(F.relu(self.fold(flat)))
+        flat = flatten_volume(volume)
+        with self._scope(flat):
+            features = self.press(self.folded(self.fold(flat)))
+        return features.float() if self.precision else features
 
 
 class DenseMotionTrunk(_Trunk):
@@ -254,15 +313,19 @@ class DenseMotionTrunk(_Trunk):
         super().__init__()
         self.channels = channels
         self.enter = _conv(POINTS, channels)
+        self.entered = Rectifier(channels)
         self.down = _conv(channels, 2 * channels, stride=2)
         self.deep = _Residual(2 * channels)
+        self.deepest = Rectifier(2 * channels)
         self.up = _conv(2 * channels, channels)
+        self.upper = Rectifier(channels)
         self.express = nn.Linear(2 * POINTS, EXPRESSION_CODES)
         self.place = nn.Linear(EXPRESSION_CODES, channels * HEATMAP * HEATMAP)
         nn.init.zeros_(self.express.bias)
         nn.init.normal_(self.place.weight, std=0.1)
         nn.init.zeros_(self.place.bias)
         self.wide = _conv(channels, channels)
+        self.hinting = Rectifier(channels)
         self.heads = _conv(channels, heads)
 
     def forward(self, heat: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,10 +336,10 @@ class DenseMotionTrunk(_Trunk):
         # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.channels, HEATMAP, HEATMAP)
         with self._scope(heat):
-            skip = F.relu(self.enter(heat))
-            deep = F.relu(self.deep(self.down(skip)))
-            x = F.relu(self.up(resize(deep, HEATMAP)) + skip)
-            x = F.relu(self.wide(x + place))
+            skip = self.entered(self.enter(heat))
+            deep = self.deepest(self.deep(self.down(skip)))
+            x = self.upper(self.up(resize(deep, HEATMAP)) + skip)
+            x = self.hinting(self.wide(x + place))
             heads = self.heads(x)
         if self.precision:
             return x.float(), heads.float()
@@ -291,10 +354,12 @@ class Generator(_Trunk):
         coarse, fine = config.coarse_channels, config.fine_channels
         self.enter = _conv(config.feature_channels + config.motion_channels, coarse)
         self.coarse = nn.Sequential(*[_Residual(coarse) for _ in range(config.coarse_blocks)])
+        self.narrowing = Rectifier(coarse)
         self.narrow = _conv(coarse, fine)
         # Pixels are packed 4 × 4 at the doors, so that one of these products sees as far as 3 × 3 would inside.
         self.look = _conv(3 * SHUFFLE**2, fine, 1)
         self.fine = nn.Sequential(*[_Residual(fine) for _ in range(config.fine_blocks)])
+        self.painting = Rectifier(fine)
         # Two convolutions, not one that is taken apart: a copy of the frame less in a phone's memory.
         self.colour = _conv(fine, 3 * SHUFFLE**2, 1)
         self.keep = _conv(fine, SHUFFLE**2, 1)
@@ -311,8 +376,8 @@ class Generator(_Trunk):
         with self._scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
             # Narrowed before it is enlarged: a quarter of the arithmetic, and no worse a picture (docs/log.md).
-            x = resize(self.narrow(F.relu(x)), fine) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
-            x = F.relu(self.fine(x))
+            x = resize(self.narrow(self.narrowing(x)), fine) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
+            x = self.painting(self.fine(x))
             colour, keep = self.colour(x), self.keep(x)
         if self.precision:
             colour, keep = colour.float(), keep.float()
@@ -373,6 +438,15 @@ class Student(nn.Module):
         """Freeze F_2D, what the distributor makes of the teacher's volume [C, D, H, W], as a constant of the graph."""
         self.appearance_features.copy_(self.distributor(appearance_volume.to(self.canvas)))
 
+    def call(self) -> torch.Tensor:
+        """What the rectifiers of the last forward pass call for (`Rectifier`): a scalar to be made small."""
+        calls = []
+        for layer in self.modules():
+            if isinstance(layer, Rectifier) and layer.call is not None:
+                calls.append(layer.call)
+                layer.call = None
+        return torch.stack(calls).sum() if calls else self.canvas.new_zeros(())
+
     def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
         """Driving keypoints [N, K, 2] and local landmarks [N, M, 2] taken apart into pose and expression."""
         points = torch.cat([keypoints, local_landmarks], 1)
@@ -418,26 +492,27 @@ class Student(nn.Module):
 
         With a window only that part of the frames is painted; the motion is always whole.
         """
-        batch = (len(keypoints), -1, -1, -1)
         motion = self.motion(keypoints, local_landmarks)
-        return Animation(self.paint(motion, features.expand(batch), self.layer.expand(batch), window), motion)
+        return Animation(self.paint(motion, features.expand(len(keypoints), -1, -1, -1), window), motion)
 
-    def paint(
-        self, motion: Motion, features: torch.Tensor, layer: torch.Tensor, window: Window | None = None
-    ) -> torch.Tensor:
-        """The frame [N, 3, 512, 512] for a motion; features [N, C, 64, 64], layer [N, 4, 512, 512] unwarped."""
+    def paint(self, motion: Motion, features: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+        """The frame [N, 3, 512, 512], or a window of it, for a motion; features [N, C, 64, 64] unwarped."""
         warped_features = warp(features, motion.field) * motion.occlusion
-        # Corner cells sit on corner pixels, so an identity field stays one at every size.
-        field = F.interpolate(
-            motion.field.permute(0, 3, 1, 2), size=(SIZE, SIZE), mode="bilinear", align_corners=True
-        ).permute(0, 2, 3, 1)
+        field = enlarge(motion.field, window)
         canvas, hints, fine = self.canvas, motion.hints, FINE
         if window:
-            field = window.of(field.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             canvas, hints, warped_features = window.of(canvas), window.of(hints), window.of(warped_features)
             fine = window.size // SHUFFLE
-        warped_layer = warp(layer, field)
-        draft = canvas + (warped_layer[:, 0:3] - canvas) * warped_layer[:, 3:4]
+        if self.training:
+            # The layer's photo is not learned: told apart, the two warps take a third of the time of one.
+            shape = (len(field), -1, -1, -1)
+            photo, matte = self.layer[:, 0:3].detach().expand(shape), self.layer[:, 3:4].expand(shape)
+            moved, matte = warp(photo, field), warp(matte, field)
+        else:
+            layer = self.layer.expand(len(field), -1, -1, -1) if len(field) > 1 else self.layer
+            warped = warp(layer, field)
+            moved, matte = warped[:, 0:3], warped[:, 3:4]
+        draft = canvas + (moved - canvas) * matte
         painted = self.generator(warped_features, hints, draft, fine)
         # A plain factor, not the sigmoid of one: a lid must hide an eye, and a sigmoid that starts open closes late.
         return painted.keep * draft + painted.colour
@@ -445,4 +520,4 @@ class Student(nn.Module):
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
         """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""
         motion = self.motion(keypoints, local_landmarks)
-        return self.paint(motion, self.appearance_features, self.layer).clamp(0, 1)
+        return self.paint(motion, self.appearance_features).clamp(0, 1)
