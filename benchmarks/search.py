@@ -14,8 +14,6 @@ not trained again: delete its row to have it anew.
 """
 
 import argparse
-import csv
-import io
 import itertools
 import json
 import multiprocessing
@@ -33,19 +31,17 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from people import Material, material, read_rows, write_rows
 from torch import nn
 from torch.nn.utils import parametrize
 
-from converters.make import EXTREMES_STRIDE, HELD_OUT_SECONDS, HELD_OUT_STRIDE, TRAINING_STRIDE, example_photo
+from converters.make import example_photo
 from converters.student_graph import Driving
 from converters.to_executorch import export_executorch
 from converters.to_onnx import export_onnx
 from edge.bench import machine, peak_mb
-from edge.landmarks import read_portrait
-from edge.library import held_out_seed, procedural_track, train_seed
 from edge.runtimes import Runtime, load_graph
 from edge.spec import FIELD, KEYPOINTS, KEYPOINTS_IN, LOCAL_IN, SIZE
-from training.checkpoint import write_text
 from training.config import TIERS, TRAINING_FRAMES, DistilConfig, StudentConfig
 from training.distill import DistilResult, distil, evaluate, render_track
 from training.evaluators import load_lpips
@@ -69,13 +65,12 @@ from training.student import (
     resize,
     warp,
 )
-from training.teachers import Identity
-from training.teachers.mesh import MeshTeacher
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parents[1] / "docs"
+PORTRAIT = "grace_hopper"
 STEPS = 500
 SEEDS = (0, 1)
 """A single run tells no less than half a decibel."""
@@ -361,37 +356,6 @@ SCALE_FRAMES = (44, 88, 175, 350, 700)
 # -- Learning and measuring ----------------------------------------------------------------------------------
 
 
-class Material(NamedTuple):
-    """What all students learn from and are measured on."""
-
-    identity: Identity
-    teacher: MeshTeacher
-    training: np.ndarray
-    held_out: np.ndarray
-    extremes: np.ndarray
-    work: Path
-
-
-def material(work: Path) -> Material:
-    """The portrait and its tracks, as `superface make` takes them."""
-    portrait = read_portrait(example_photo("grace_hopper"))
-    teacher = MeshTeacher()
-    image = torch.from_numpy(portrait.image).permute(2, 0, 1).float() / 255
-    identity = teacher.prepare(image, torch.from_numpy(portrait.landmarks))
-
-    def motion(seed: int, seconds: float, style: Any, stride: int) -> np.ndarray:
-        return procedural_track(portrait.landmarks, seed=seed, seconds=seconds, style=style).landmarks[::stride]
-
-    return Material(
-        identity,
-        teacher,
-        motion(train_seed(0), TRAINING_FRAMES * TRAINING_STRIDE / 25, "training", TRAINING_STRIDE),
-        motion(held_out_seed(10), HELD_OUT_SECONDS, "speech", HELD_OUT_STRIDE),
-        motion(held_out_seed(12), HELD_OUT_SECONDS, "training", EXTREMES_STRIDE),
-        work,
-    )
-
-
 def some(track: np.ndarray, frames: int) -> np.ndarray:
     """So many frames of a track, evenly spread."""
     return track[np.linspace(0, len(track) - 1, frames).round().astype(int)]
@@ -485,28 +449,11 @@ def _time_graphs(folders: list[Path], runtime: Runtime, file: str, threads: int)
 # -- The two sweeps ------------------------------------------------------------------------------------------
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """What was measured before."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The table, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
 def run_designs(work: Path, steps: int) -> list[dict[str, Any]]:
     """Train, lower and time all designs."""
     table, graphs = DOCS / "designs.csv", work / "graphs"
     rows = {row["name"]: row for row in read_rows(table) if row["name"] in DESIGNS}
-    ready = material(work)
+    ready = material(work, example_photo(PORTRAIT))
     budget = TOLERANCE * count(lambda: Student(student_config())).gflops
     for name, design in DESIGNS.items():
         folder = graphs / name.replace(" ", "_")
@@ -539,7 +486,7 @@ def run_scale(work: Path, steps: int) -> list[dict[str, Any]]:
     """GFLOPs, steps, frames: one is varied, the others stay."""
     table = DOCS / "scale.csv"
     rows = {row["name"]: row for row in read_rows(table)}
-    ready = material(work)
+    ready = material(work, example_photo(PORTRAIT))
     standard = TIERS["standard"]
     settings = [(f"{gflops:g} GFLOPs", gflops, steps, TRAINING_FRAMES) for gflops in SCALE_GFLOPS]
     settings += [(f"{count} steps", standard, count, TRAINING_FRAMES) for count in SCALE_STEPS]
@@ -581,7 +528,7 @@ def run_cost(work: Path) -> list[dict[str, Any]]:
 def _cost(folder: Path, steps: int, frames: int) -> dict[str, Any]:
     """Seconds of all that `superface make` does up to the student, and the most memory it held."""
     begun = time.monotonic()
-    ready = material(folder)
+    ready = material(folder, example_photo(PORTRAIT))
     result = distil(
         ready.identity, ready.teacher, folder, training_landmarks=some(ready.training, frames),
         held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps),

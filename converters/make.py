@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -40,6 +41,7 @@ from edge.spec import SIZE
 from edge.topology import LOCAL
 from edge.track import Track, read_driving
 from edge.video import VideoWriter
+from training.census import dying, silence
 from training.config import DistilConfig, training_frames
 from training.distill import DistilResult, RenderedTrack, distil, evaluate, print_progress, render_track
 from training.driver import Driver
@@ -208,7 +210,8 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     )
     closeups = draw_closeups(drawn, lesson)
     Image.fromarray(closeups).save(run / "expressions.png")
-    _require(expressions, run / "expressions.png", force=config.force)
+    missed = shortfalls(expressions) + [f"{layer.name}: {silence(layer)}" for layer in dying(result.census)]
+    _require(missed, run / "expressions.png", force=config.force)
 
     say("Lowering to every runtime, and comparing what each executes with the trained student")
     bundle = run / f"{name}.avatar"
@@ -231,7 +234,9 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     seconds = time.monotonic() - started
     write_report(
         report, manifest, verdict, speed, history=result.history, sheet=sheet, seconds=seconds,
-        notes=portrait.notes + (driving.notes if driving else ()),
+        notes=portrait.notes
+        + (driving.notes if driving else ())
+        + tuple(f"Training went back to a healthy state once ({setback})." for setback in result.setbacks),
     )  # fmt: skip
     return Made(run, bundle, preview_file, report, manifest, verdict, speed, seconds)
 
@@ -384,6 +389,8 @@ def _contents(
             "training_frames": len(result.training.frames),
             "held_out_frames": len(result.held_out.frames),
             "driving": config.driving.name if config.driving else "procedural",
+            "setbacks": list(result.setbacks),
+            "silent_units": {layer.name: round(layer.silent, 4) for layer in result.census},
         },
         metrics={key: float(value) for key, value in result.fidelity._asdict().items()}
         | {f"extreme_{key}": float(value) for key, value in hardest._asdict().items()}
@@ -422,9 +429,8 @@ def _driver_fidelity(result: DistilResult, landmarks: npt.NDArray[np.float32]) -
     return {"driver_error": error, "driver_psnr_db": psnr_db}
 
 
-def _require(expressions: tuple[ExpressionRow, ...], picture: Path, *, force: bool) -> None:
+def _require(missed: Sequence[str], picture: Path, *, force: bool) -> None:
     """Say what is drawn too little of; without `force` that ends the journey."""
-    missed = shortfalls(expressions)
     if not missed:
         return
     what = f"The student draws too little of its teacher's face ({'; '.join(missed)}); {picture} shows it."
@@ -433,7 +439,7 @@ def _require(expressions: tuple[ExpressionRow, ...], picture: Path, *, force: bo
             f"{what} No bundle was written. Train longer (--minutes), or take a photo in which eyes and mouth are "
             "larger; --force writes the bundle as it is, and its manifest says what it lacks."
         )
-    say(f"  note: {what} --force: the bundle is written all the same, and says so.")
+    say(f"  note: {what} The bundle is written all the same, and its manifest says so.")
 
 
 def _golden_landmarks(portrait: Portrait) -> npt.NDArray[np.float32]:

@@ -69,6 +69,8 @@ class CheckReport:
     rows: tuple[CheckRow, ...]
     skipped: tuple[str, ...] = ()
     """A sentence for each runtime whose files are whole, and which is not installed here to run them."""
+    lacking: tuple[str, ...] = ()
+    """Expressions that the student draws too little of, by its own manifest: it was made with --force."""
 
     @property
     def passed(self) -> bool:
@@ -140,7 +142,8 @@ def check(bundle: str | os.PathLike[str], *, runtimes: Sequence[Runtime] = get_a
         mean_db, worst_db, gate = float(np.mean(decibels)), min(decibels), GATES[precision]
         passed = mean_db >= gate.mean_db and worst_db >= gate.worst_db
         rows.append(CheckRow(runtime, precision, engine(runtime), mean_db, worst_db, gate.mean_db, passed))
-    return CheckReport(manifest.name, len(manifest.files), driver_error, tuple(rows), tuple(skipped))
+    lacking = tuple(row.expression for row in manifest.expressions if not row.passed)
+    return CheckReport(manifest.name, len(manifest.files), driver_error, tuple(rows), tuple(skipped), lacking)
 
 
 def report(result: CheckReport) -> str:
@@ -155,6 +158,8 @@ def report(result: CheckReport) -> str:
             f"{row.required_db:.0f} dB required on {row.engine}: {verdict}"
         )
     lines += result.skipped
+    if result.lacking:
+        lines.append(f"note: made with --force; it draws too little of its teacher's {', '.join(result.lacking)}")
     return "\n".join([*lines, "passed" if result.passed else "FAILED: do not ship this avatar; make it again."])
 
 

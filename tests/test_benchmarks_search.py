@@ -1,9 +1,7 @@
 """Every design of the sweep is a student that runs, and costs what it may."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import search
 import torch
 
 from edge.spec import KEYPOINTS, LANDMARKS, LOCAL_LANDMARKS, SIZE
@@ -13,9 +11,6 @@ from training.flops import count, student_cost
 from training.student import Window
 from training.teachers import Identity
 
-_SPEC = importlib.util.spec_from_file_location("search", Path(__file__).parents[1] / "benchmarks" / "search.py")
-search = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(search)
 SMALL = StudentConfig(16, 32, 16)
 
 

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge import bundle
-from edge.bundle import BundleContents, Lowered, ParityRow, parse_manifest, read_manifest, verify_files, write_bundle
+from edge.bundle import (
+    BundleContents,
+    ExpressionRow,
+    Lowered,
+    ParityRow,
+    parse_manifest,
+    read_manifest,
+    verify_files,
+    write_bundle,
+)
 from edge.errors import BundleError, InputError, SpecError
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
 
@@ -54,6 +63,10 @@ def contents():
         training={"steps": 10, "weights": {"local": 100.0}},
         metrics={"psnr_db": 31.5},
         licences={"photo": "public domain"},
+        expressions=[
+            ExpressionRow("blink", "eyes", 0.93, 0.9, 0.95, 0.7),
+            ExpressionRow("ah", "mouth", 0.3, 0, 0.5, 0.7),
+        ],
     )
 
 
@@ -84,6 +97,8 @@ def test_what_is_written_is_read(folder, contents):
         "coreml": {"fp16": "student.mlpackage"},
     }
     assert manifest.parity == (PARITY,)
+    assert manifest.expressions == tuple(contents.expressions)
+    assert [row.passed for row in manifest.expressions] == [True, False]
     assert (folder / "student.mlpackage/Data/com.apple.CoreML/model.mlmodel").read_bytes() == b"model"
     assert manifest.training["weights"] == {"local": 100.0}
     assert "synthetic media" in manifest.synthetic_media
@@ -95,6 +110,13 @@ def test_what_is_written_is_read(folder, contents):
     for name, frame in zip(manifest.golden_frames, contents.golden_frames, strict=True):
         np.testing.assert_array_equal(bundle.read_frame(folder, name), frame)
     assert [path.name for path in folder.parent.iterdir()] == ["someone.avatar"]
+
+
+def test_a_manifest_of_before_expressions_were_measured_is_read(valid):
+    assert parse({key: value for key, value in valid.items() if key != "expressions"}).expressions == ()
+    for rows in ([1], [{"expression": "blink"}], {}, [{**valid["expressions"][0], "drawn": "much"}]):
+        with pytest.raises(BundleError, match="damaged"):
+            parse(valid | {"expressions": rows})
 
 
 def test_an_older_bundle_is_replaced_and_nothing_else_is(folder, contents, tmp_path):

@@ -79,7 +79,7 @@ def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
     """`superface make` as a user runs it, in its own process, on few frames and steps; then every verb."""
     environment = os.environ | {"SUPERFACE_LANDMARKER": str(landmark_model)}
 
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, code: int = 0) -> str:
         command = [sys.executable, str(ROOT / "superface.py"), *arguments]
         done = subprocess.run(
             command,
@@ -90,12 +90,19 @@ def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
             check=False,
             stdin=subprocess.DEVNULL,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
 
-    made = json.loads(run("make", "--steps", "3", "--frames", "10", "--tier", "nano", "--json").splitlines()[-1])
+    few = ("make", "--steps", "3", "--frames", "10", "--tier", "nano", "--json")
+    refused = run(*few, code=2)
+    assert "draws too little of its teacher's face" in refused
+    assert "half lids" in refused
+    assert (tmp_path / "runs" / "grace_hopper" / "expressions.png").is_file()
+    assert not list(tmp_path.rglob("*.avatar"))
+    made = json.loads(run(*few, "--force").splitlines()[-1])
     assert made["verified"]
     assert made["gflops"] <= 1.0
+    assert any(row["drawn"] < row["floor"] for row in made["expressions"])
     folder = tmp_path / "runs" / "grace_hopper"
     bundle = folder / "grace_hopper.avatar"
     lowered = {"onnx": ("fp32", "int8"), "executorch": ("fp32", "int8"), "coreml": ("fp16", "int8")}
@@ -111,6 +118,7 @@ def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
     verdict = json.loads(run("check", str(bundle), "--json"))
     assert verdict["passed"]
     assert not verdict["skipped"]
+    assert "half lids" in verdict["lacking"]
     assert {row["runtime"] for row in verdict["rows"]} == {*here, "numpy"}
     assert json.loads(run("bench", str(bundle), "--frames", "3", "--threads", "1", "--json"))["rows"]
     run("track", str(folder / "preview.mp4"), "-o", "clip.npz")

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
 
-from edge.errors import InputError
+from edge.errors import FidelityError, InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from training.checkpoint import load_student, load_tensors, save_tensors
 from training.config import MINUTES, TRAINING_FRAMES, DistilConfig, StudentConfig, training_frames
@@ -113,6 +113,56 @@ def test_a_checkpoint_of_another_design_starts_over(finished, faces, tmp_path):
     tensors["student/generator.widen.weight"] = tensors.pop("student/generator.narrow.weight")
     save_tensors(folder / "checkpoint.safetensors", tensors, record | {"step": 3})
     assert run(folder, faces[0]).steps == 6
+
+
+@pytest.fixture
+def fragile(monkeypatch):
+    """Censuses every second step; `kill` silences the painter at given steps, as one large step would."""
+    monkeypatch.setattr("training.distill.CENSUS_EVERY", 2)
+    monkeypatch.setattr("training.distill.CALL", 0.0)  # nothing wakes it but the guard
+    monkeypatch.setattr("training.census.MOST_SILENT", 0.9)  # a few steps of a sliding disc wake few
+    rates = []
+
+    def kill(*steps):
+        taken = []
+        own = torch.optim.Adam.step
+
+        def step(optimiser, *args, **kwargs):
+            done = own(optimiser, *args, **kwargs)
+            taken.append(1)
+            rates.append(optimiser.param_groups[0]["lr"])
+            if len(taken) in steps:
+                biases = [p for group in optimiser.param_groups for p in group["params"] if p.shape == (16,)]
+                with torch.no_grad():
+                    for bias in biases:
+                        bias.fill_(-1e4)
+            return done
+
+        monkeypatch.setattr(torch.optim.Adam, "step", step)
+        return rates
+
+    return kill
+
+
+def test_a_painter_that_dies_is_taken_back_to_health(faces, tmp_path, fragile):
+    rates = fragile(9)
+    config = DistilConfig(gflops=1.0, steps=16, motion_share=0.2, batch=1, motion_batch=4)
+    result = run(tmp_path, faces[0], config)
+    assert result.steps == 16
+    assert len(result.setbacks) == 1
+    assert "silent at step" in result.setbacks[0]
+    assert [row["setback"] for row in result.history if "setback" in row] == list(result.setbacks)
+    assert all(layer.silent < 0.9 for layer in result.census)
+    assert len(rates) > 16  # some steps were taken again, at half the rate
+    assert load_student(tmp_path / "student.safetensors")[1]["setbacks"] == list(result.setbacks)
+
+
+def test_a_painter_that_cannot_live_ends_the_run(faces, tmp_path, fragile):
+    fragile(*range(7, 100))
+    config = DistilConfig(gflops=1.0, steps=16, motion_share=0.2, batch=1, motion_batch=4)
+    with pytest.raises(FidelityError, match="died in training 4 times"):
+        run(tmp_path, faces[0], config)
+    assert not (tmp_path / "student.safetensors").exists()
 
 
 def test_rendering_goes_on_where_it_was_killed(faces, tmp_path):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from training.metrics import FidelityMeter, energy, entropy, followed, grey, psnr, ssim
+from training.metrics import FidelityMeter, energy, entropy, grey, psnr, ssim
 
 
 def checks(size: int = 32) -> torch.Tensor:
@@ -70,14 +70,3 @@ def test_meter_finds_the_worst_frame_and_the_loss_of_sharpness():
     assert (found.worst_frame, found.frames) == (2, 3)
     assert found.worst_psnr_db == pytest.approx(-10 * math.log10(0.0625), abs=1e-3)
     assert found.energy_ratio == pytest.approx(2.25 / 3)
-
-
-def test_followed_is_the_share_of_the_change_that_was_made():
-    torch.manual_seed(0)
-    rest, wanted = torch.rand(2, 1, 3, 8, 8)
-    weight = torch.zeros(1, 1, 8, 8)
-    weight[..., 2:5, 2:5] = 1
-    for share in (0.0, 0.4, 1.0):
-        made = rest + share * (wanted - rest)
-        made[..., 6:, :] = 7  # outside of the weight, whatever there is
-        assert followed(made, wanted, rest, weight) == pytest.approx(share, abs=1e-6)

@@ -4,6 +4,7 @@ A unit is silent if it stays below zero before its rectifier at every pixel of e
 A layer may also be awake and say the same in every frame; its spread over frames tells.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -75,8 +76,13 @@ def take_census(student: Student, keypoints: torch.Tensor, local_landmarks: torc
 
 
 def dying(layers: Iterable[Layer]) -> list[Layer]:
-    """The layers in which too many units are silent, or which say the same in every frame."""
-    return [layer for layer in layers if layer.silent > MOST_SILENT or not layer.spread > 1e-4 * layer.level]
+    """The layers in which too many units are silent, or whose values are no numbers."""
+    return [layer for layer in layers if layer.silent > MOST_SILENT or not math.isfinite(layer.level)]
+
+
+def silence(layer: Layer) -> str:
+    """How silent a layer is, in words."""
+    return f"{100 * layer.silent:.0f} % of its units silent" if math.isfinite(layer.level) else "no numbers any more"
 
 
 def census_table(layers: Sequence[Layer]) -> str:

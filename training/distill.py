@@ -38,7 +38,7 @@ from tqdm import tqdm
 from edge.errors import FidelityError, InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LANDMARKS, LOCAL
-from training.census import Layer, dying, take_census
+from training.census import Layer, dying, silence, take_census
 from training.checkpoint import load_tensors, save_driver, save_student, save_tensors, write_text
 from training.config import DistilConfig
 from training.driver import Driver, fit_driver
@@ -524,7 +524,7 @@ def distil(
             sick = dying(take_census(student, census_poses.keypoints, census_poses.local_landmarks))
             if sick and ailing:  # not a passing thing
                 worst = max(sick, key=lambda layer: layer.silent)
-                what = f"{worst.name}: {100 * worst.silent:.0f} % of its units silent at step {step}"
+                what = f"{worst.name}: {silence(worst)} at step {step}"
                 if len(setbacks) == MOST_SETBACKS:
                     raise FidelityError(
                         f"The student died in training {MOST_SETBACKS + 1} times ({'; '.join([*setbacks, what])}). "

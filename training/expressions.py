@@ -40,11 +40,11 @@ class Expression(NamedTuple):
 
 
 EXPRESSIONS = {
-    "wide open": Expression("mouth", 0.0, {"jaw_open": 0.9, "lower_lip_down": 0.3, "upper_lip_up": 0.2}),
-    "ah": Expression("mouth", 0.0, {"jaw_open": 0.52, "stretch": 0.1, "lower_lip_down": 0.25, "upper_lip_up": 0.12}),
-    "teeth": Expression("mouth", 0.0, {"smile": 1.0, "upper_lip_up": 0.5, "lower_lip_down": 0.5, "jaw_open": 0.08}),
-    "blink": Expression("eyes", 0.0, {"blink_right": 1.0, "blink_left": 1.0}),
-    "half lids": Expression("eyes", 0.0, {"blink_right": 0.5, "blink_left": 0.5}),
+    "wide open": Expression("mouth", 0.6, {"jaw_open": 0.9, "lower_lip_down": 0.3, "upper_lip_up": 0.2}),
+    "ah": Expression("mouth", 0.6, {"jaw_open": 0.52, "stretch": 0.1, "lower_lip_down": 0.25, "upper_lip_up": 0.12}),
+    "teeth": Expression("mouth", 0.4, {"smile": 1.0, "upper_lip_up": 0.5, "lower_lip_down": 0.5, "jaw_open": 0.08}),
+    "blink": Expression("eyes", 0.6, {"blink_right": 1.0, "blink_left": 1.0}),
+    "half lids": Expression("eyes", 0.5, {"blink_right": 0.5, "blink_left": 0.5}),
     "glance left": Expression("eyes", 0.0, {"gaze_x": -1.0}),
     "glance right": Expression("eyes", 0.0, {"gaze_x": 1.0}),
 }

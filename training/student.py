@@ -236,7 +236,7 @@ class Rectifier(nn.Module):
 
     def __init__(self, units: int) -> None:
         super().__init__()
-        self.register_buffer("peak", torch.full((units,), torch.inf))
+        self.register_buffer("peak", torch.zeros(units))
         self.call: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -245,8 +245,7 @@ class Rectifier(nn.Module):
             highest = x.amax((0, 2, 3)).float()
             with torch.no_grad():
                 level = x[..., ::2, ::2].float().square().mean().sqrt().clamp(min=1e-6)
-                faded = torch.where(self.peak.isinf(), highest, torch.lerp(self.peak, highest, FADING))
-                self.peak.copy_(torch.maximum(highest, faded))
+                self.peak.copy_(torch.maximum(highest, torch.lerp(self.peak, highest, FADING)))
                 silent = (self.peak < AWAKE * level).float()
             self.call = -(highest * silent).sum() / level
         return F.relu(x)
