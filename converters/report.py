@@ -118,8 +118,9 @@ def write_report(
                 (
                     row.expression,
                     row.part,
-                    *(f"{100 * share:.0f} %" for share in (row.drawn, row.worst, row.followed, row.floor)),
-                    "passed" if row.passed else "BELOW ITS FLOOR",
+                    *(f"{100 * share:.0f} %" for share in (row.drawn, row.worst, row.followed)),
+                    f"{100 * row.floor:.0f} %" if row.floor > 0 else "–",
+                    "BELOW ITS FLOOR" if not row.passed else "passed" if row.floor > 0 else "–",
                 )
                 for row in manifest.expressions
             ),

@@ -39,14 +39,17 @@ class Expression(NamedTuple):
     controls: dict[str, float]
 
 
+NO_FLOOR = -1.0
+"""Measured, and not yet asked for: an iris that moves by three pixels is followed on some faces alone (docs/log.md)."""
+
 EXPRESSIONS = {
-    "wide open": Expression("mouth", 0.6, {"jaw_open": 0.9, "lower_lip_down": 0.3, "upper_lip_up": 0.2}),
-    "ah": Expression("mouth", 0.6, {"jaw_open": 0.52, "stretch": 0.1, "lower_lip_down": 0.25, "upper_lip_up": 0.12}),
-    "teeth": Expression("mouth", 0.4, {"smile": 1.0, "upper_lip_up": 0.5, "lower_lip_down": 0.5, "jaw_open": 0.08}),
-    "blink": Expression("eyes", 0.6, {"blink_right": 1.0, "blink_left": 1.0}),
-    "half lids": Expression("eyes", 0.5, {"blink_right": 0.5, "blink_left": 0.5}),
-    "glance left": Expression("eyes", 0.0, {"gaze_x": -1.0}),
-    "glance right": Expression("eyes", 0.0, {"gaze_x": 1.0}),
+    "wide open": Expression("mouth", 0.75, {"jaw_open": 0.9, "lower_lip_down": 0.3, "upper_lip_up": 0.2}),
+    "ah": Expression("mouth", 0.75, {"jaw_open": 0.52, "stretch": 0.1, "lower_lip_down": 0.25, "upper_lip_up": 0.12}),
+    "teeth": Expression("mouth", 0.45, {"smile": 1.0, "upper_lip_up": 0.5, "lower_lip_down": 0.5, "jaw_open": 0.08}),
+    "blink": Expression("eyes", 0.7, {"blink_right": 1.0, "blink_left": 1.0}),
+    "half lids": Expression("eyes", 0.6, {"blink_right": 0.5, "blink_left": 0.5}),
+    "glance left": Expression("eyes", NO_FLOOR, {"gaze_x": -1.0}),
+    "glance right": Expression("eyes", NO_FLOOR, {"gaze_x": 1.0}),
 }
 HEADS: tuple[dict[str, float], ...] = (
     {},
