@@ -6,7 +6,7 @@ PSNR, what it draws of its teacher's mouth and eyes (training/expressions.py) an
 more than one seed.
 
     WORK/NAME/               the teacher's frames, rendered once for all seeds
-    WORK/NAME-SEED.png       mouth and eyes, teacher above student
+    WORK/sheets/NAME-SEED-*  mouth and eyes, teacher above student; the census, layer by layer
     WORK/people.csv          a row a student; what is in it is not trained again
 
 A run that was stopped goes on when the same command is given again.
@@ -20,27 +20,32 @@ import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
-from converters.make import EXAMPLES, EXTREMES_STRIDE, HELD_OUT_SECONDS, HELD_OUT_STRIDE, TRAINING_STRIDE, example_photo
+from converters.make import EXAMPLES, MakeConfig, Tracks, example_photo, make_tracks
+from edge.__main__ import run_safely
 from edge.errors import FidelityError, InputError
 from edge.landmarks import read_portrait
-from edge.library import Style, held_out_seed, procedural_track, train_seed
+from training.census import census_table
 from training.checkpoint import write_text
 from training.config import TRAINING_FRAMES, DistilConfig
-from training.distill import DistilResult, distil
+from training.distill import DistilResult, distil, render_track
 from training.expressions import draw_closeups, draw_lesson, measure_expressions, teach
+from training.student import Student
 from training.teachers import Identity, Teacher
 from training.teachers.mesh import MeshTeacher
 
 STEPS = 2500
 """About what the default run of six minutes takes on two cores."""
+KEY = ("name", "seed", "steps", "frames", "gflops", "learning_rate", "design")
+"""Columns that tell a student from all others."""
 
 
 class Material(NamedTuple):
@@ -48,38 +53,97 @@ class Material(NamedTuple):
 
     identity: Identity
     teacher: Teacher
-    training: np.ndarray
-    held_out: np.ndarray
-    extremes: np.ndarray
+    tracks: Tracks
+
+
+class Task(NamedTuple):
+    """One student to be trained."""
+
+    name: str
+    """The person's."""
+    photo: Path
     work: Path
+    config: DistilConfig
+    frames: int = TRAINING_FRAMES
+    design: str = ""
+    """Tells students of other designs apart."""
+    build: Callable[[int], Student] | None = None
+    """As in `distil`; None: the shipped design."""
+
+    def row(self) -> dict[str, Any]:
+        """The start of its row."""
+        taken = self.config
+        values = (self.name, taken.seed, taken.steps, self.frames, taken.gflops, taken.learning_rate, self.design)
+        return dict(zip(KEY, values, strict=True))
+
+    def tag(self) -> str:
+        """The name of its files: person, seed and steps, then whatever is not as it ships."""
+        own, shipped = self.row(), Task("", Path(), Path(), DistilConfig()).row()
+        return "-".join(str(own[column]) for column in KEY if column in KEY[:3] or own[column] != shipped[column])
 
 
-def people(folder: Path | None) -> dict[str, Path]:
-    """Portraits by name: those that dependencies ship, then those of a folder."""
+def people(folder: Path | None, names: Sequence[str] = ()) -> dict[str, Path]:
+    """Portraits by name: those that dependencies ship, then those of a folder; all, or those that are named.
+
+    Raises:
+        InputError: one that is named is not there.
+    """
     found = {name: example_photo(name) for name in EXAMPLES}
     if folder is not None:
+        if not folder.is_dir():
+            raise InputError(f"There is no folder {folder}.")
         found |= {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".jpg", ".png")}
-    return found
+    if unknown := sorted(set(names) - set(found)):
+        raise InputError(f"There is no portrait {unknown[0]!r}. There are: {', '.join(found)}.")
+    return {name: found[name] for name in names} if names else found
 
 
-def material(work: Path, photo: Path) -> Material:
+def material(photo: Path, frames: int = TRAINING_FRAMES) -> Material:
     """A portrait and its tracks, as `superface make` takes them."""
     portrait = read_portrait(photo)
     teacher = MeshTeacher()
     image = torch.from_numpy(portrait.image).permute(2, 0, 1).float() / 255
     identity = teacher.prepare(image, torch.from_numpy(portrait.landmarks))
+    return Material(identity, teacher, make_tracks(portrait, None, MakeConfig(frames=frames)))
 
-    def motion(seed: int, seconds: float, style: Style, stride: int) -> np.ndarray:
-        return procedural_track(portrait.landmarks, seed=seed, seconds=seconds, style=style).landmarks[::stride]
 
-    return Material(
-        identity,
-        teacher,
-        motion(train_seed(0), TRAINING_FRAMES * TRAINING_STRIDE / 25, "training", TRAINING_STRIDE),
-        motion(held_out_seed(10), HELD_OUT_SECONDS, "speech", HELD_OUT_STRIDE),
-        motion(held_out_seed(12), HELD_OUT_SECONDS, "training", EXTREMES_STRIDE),
-        work,
-    )
+def frames_of(name: str, work: Path, frames: int) -> dict[str, Path]:
+    """Where the teacher's frames of a person lie, by track."""
+    return {"training": work / name / f"training-{frames}", "held_out": work / name / "held_out"}
+
+
+def render(task: Task, threads: int) -> None:
+    """The teacher's frames for a student, made once for all that learn from as many."""
+    torch.set_num_threads(threads)
+    ready = material(task.photo, task.frames)
+    for track, folder in frames_of(task.name, task.work, task.frames).items():
+        render_track(ready.identity, ready.teacher, getattr(ready.tracks, track), folder)
+
+
+def train(task: Task, threads: int) -> tuple[dict[str, Any], str]:
+    """One student from frames that are rendered: its row and its census; its close-ups go to WORK/sheets."""
+    torch.set_num_threads(threads)
+    ready = material(task.photo, task.frames)
+    row, tag = task.row(), task.tag()
+    own, sheets = task.work / "training" / tag, task.work / "sheets"
+    own.mkdir(parents=True, exist_ok=True)
+    sheets.mkdir(exist_ok=True)
+    for track, folder in frames_of(task.name, task.work, task.frames).items():
+        if not (own / track).exists():
+            (own / track).symlink_to(folder.resolve(), target_is_directory=True)
+    try:
+        result = distil(
+            ready.identity, ready.teacher, own, training_landmarks=ready.tracks.training,
+            held_out_landmarks=ready.tracks.held_out, config=task.config, build=task.build,
+            progress=lambda *told: None,
+        )  # fmt: skip
+    except FidelityError as error:
+        return row | {"died": str(error)}, ""
+    table = census_table(result.census)
+    write_text(sheets / f"{tag}.txt", table + "\n")
+    row |= judge(result, ready, sheets / f"{tag}.png")
+    shutil.rmtree(own)
+    return row, table
 
 
 def judge(result: DistilResult, ready: Material, sheet: Path) -> dict[str, Any]:
@@ -88,44 +152,49 @@ def judge(result: DistilResult, ready: Material, sheet: Path) -> dict[str, Any]:
     made = draw_lesson(result.student, lesson)
     Image.fromarray(draw_closeups(made, lesson)).save(sheet)
     drawn = {row.expression: round(row.drawn, 3) for row in measure_expressions(made, lesson)}
-    parts = {"motion_silent": "motion_trunk", "painter_silent": "generator"}
-    most = {
-        name: max((layer for layer in result.census if layer.name.startswith(part)), key=lambda layer: layer.silent)
-        for name, part in parts.items()
-    }
-    return (
-        drawn
-        | {name: round(layer.silent, 3) for name, layer in most.items()}
-        | {
-            "most_silent": most["painter_silent"].name,
-            "painter_spread": round(min(x.spread for x in result.census if x.name.startswith("generator")), 5),
-            "setbacks": len(result.setbacks),
-        }
-    )
+    painter = [layer for layer in result.census if layer.name.startswith("generator")]
+    worst = max(painter, key=lambda layer: layer.silent)
+    motion = max(layer.silent for layer in result.census if layer.name.startswith("motion_trunk"))
+    return {
+        "psnr_db": round(result.fidelity.psnr_db, 2), "ssim": round(result.fidelity.ssim, 4), **drawn,
+        "painter_silent": round(worst.silent, 3), "most_silent": worst.name,
+        "painter_spread": round(min(layer.spread for layer in painter), 5), "motion_silent": round(motion, 3),
+        "setbacks": len(result.setbacks), "seconds": round(result.seconds),
+    }  # fmt: skip
 
 
-def train(name: str, photo: Path, work: Path, config: DistilConfig, threads: int) -> dict[str, Any]:
-    """One student, in a folder that shares the teacher's frames with those of other seeds; its row."""
-    torch.set_num_threads(threads)
-    ready = material(work / name, photo)
-    own = work / f"{name}-{config.seed}"
-    own.mkdir(parents=True, exist_ok=True)
-    for track in ("training", "held_out"):
-        (ready.work / track).mkdir(parents=True, exist_ok=True)
-        if not (own / track).exists():
-            (own / track).symlink_to((ready.work / track).resolve(), target_is_directory=True)
-    row: dict[str, Any] = {"name": name, "seed": config.seed, "steps": config.steps}
-    try:
-        result = distil(
-            ready.identity, ready.teacher, own, training_landmarks=ready.training, held_out_landmarks=ready.held_out,
-            config=config, progress=lambda *told: None,
-        )  # fmt: skip
-    except FidelityError as error:
-        return row | {"most_silent": str(error)}
-    row |= {"psnr_db": round(result.fidelity.psnr_db, 2), "ssim": round(result.fidelity.ssim, 4)}
-    row |= judge(result, ready, work / f"{name}-{config.seed}.png") | {"seconds": round(result.seconds)}
-    shutil.rmtree(own)
-    return row
+def train_all(tasks: Sequence[Task], table: Path, jobs: int) -> Iterator[tuple[dict[str, Any], str]]:
+    """Rows of all students, those in the table first; then, as each is trained, its row and its census.
+
+    Args:
+        tasks: who is to be trained; what the table has a row of is not.
+        table: CSV, written anew after each student.
+        jobs: students at a time, each with its share of the cores.
+    """
+    table.parent.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(table)
+    known = {_key(row): row for row in rows}
+    yield from ((known[key], "") for task in tasks if (key := _key(task.row())) in known)
+    missing = [task for task in tasks if _key(task.row()) not in known]
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        try:
+            # First all frames: two students of one person would write the same files.
+            once = {(task.name, task.frames): task for task in missing}.values()
+            for task, rendered in [(task, pool.submit(render, task, threads)) for task in once]:
+                rendered.result()
+                tqdm.write(f"{task.name}: {task.frames} frames of the teacher")
+            for finished in as_completed([pool.submit(train, task, threads) for task in missing]):
+                row, census = finished.result()
+                rows.append(row)
+                write_rows(table, rows)
+                yield row, census
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[column]) for column in KEY)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -145,43 +214,38 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def add_people(parser: argparse.ArgumentParser, work: Path) -> None:
+    """The arguments that say who learns, and where."""
+    parser.add_argument("--portraits", type=Path, metavar="DIR", help="a folder of more photos, one face each")
+    parser.add_argument("--jobs", type=int, default=1, help="students at a time (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=work, help="frames, sheets, rows (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="end with the rows as one JSON line")
+
+
 def main() -> int:
     """Train everybody; exit code 0 if all came out alive."""
     parser = argparse.ArgumentParser(
         description=str(__doc__).split("\n")[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="only these (default: all)")
-    parser.add_argument("--portraits", type=Path, help="a folder of more photos, one face each")
+    add_people(parser, Path("runs/people"))
     parser.add_argument("--steps", type=int, default=STEPS, help="of each student (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="students a person (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="students at a time (default: %(default)s)")
-    parser.add_argument("--work", type=Path, default=Path("runs/people"), help="frames and table (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="end with the rows as one JSON line")
     arguments = parser.parse_args()
-    everybody = people(arguments.portraits)
-    if unknown := sorted(set(arguments.names) - set(everybody)):
-        raise InputError(f"There is no portrait {unknown[0]!r}. There are: {', '.join(everybody)}.")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    table = arguments.work / "people.csv"
-    rows = read_rows(table)
-    known = {(row["name"], int(row["seed"]), int(row["steps"])) for row in rows}
-    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
-    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = [
-            pool.submit(train, name, everybody[name], arguments.work, config, threads)
-            for seed in range(arguments.seeds)
-            for name in arguments.names or everybody
-            if (name, seed, arguments.steps) not in known
-            for config in [DistilConfig(minutes=None, steps=arguments.steps, seed=seed)]
-        ]
-        for finished in as_completed(waiting):
-            rows.append(finished.result())
-            write_rows(table, rows)
-            print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
+    tasks = [
+        Task(name, photo, arguments.work, DistilConfig(minutes=None, steps=arguments.steps, seed=seed))
+        for seed in range(arguments.seeds)
+        for name, photo in people(arguments.portraits, arguments.names).items()
+    ]
+    rows = []
+    students = train_all(tasks, arguments.work / "people.csv", arguments.jobs)
+    for row, census in tqdm(students, total=len(tasks), unit="student"):
+        rows.append(row)
+        tqdm.write(" ".join(f"{name}={value}" for name, value in row.items() if value != "") + f"\n{census}".rstrip())
     if arguments.json:
         print(json.dumps(rows))
-    return 0 if all(row.get("psnr_db") for row in rows) else 1
+    return 1 if any(row.get("died") for row in rows) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_safely(main))

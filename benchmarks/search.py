@@ -1,16 +1,23 @@
-"""Which student draws best at the same cost, and how fast: `python benchmarks/search.py designs|scale|cost`.
+"""Which student draws mouth and eyes best, and how fast: `python benchmarks/search.py designs|scale|rates|cost`.
 
     designs   students of other designs, each of widths that cost about what the chosen one does, or less
               → docs/designs.csv, docs/pictures/designs.png
-    scale     GFLOPs, steps and frames against quality (as the paper's Fig. 8)
+    scale     GFLOPs, steps and frames (as the paper's Fig. 8)
               → docs/scale.csv, docs/pictures/scale.png
+    rates     learning rates
+              → docs/rates.csv
     cost      seconds and memory of one avatar, from a portrait on, against quality
               → docs/cost.csv
 
-Every student learns the same portrait (public domain) from the same teacher's frames, and is measured on motion
-that it never saw; designs and scale by more than one seed, told as means and how far they are apart. Designs are
-lowered as avatars are, and timed in turn on ONNX Runtime and ExecuTorch. What is in the table of designs or scale is
-not trained again: delete its row to have it anew.
+All but `cost` train a student of each of several people and seeds, from the same teacher's frames, and tell means of
+what each draws of its teacher's mouth and eyes (training/expressions.py), how far two seeds are apart, and the least
+that any of them draws: one portrait proves nothing. Designs are lowered as avatars are, and timed in turn on ONNX
+Runtime and ExecuTorch.
+
+    python benchmarks/search.py designs --people a b c d --portraits DIR --jobs 2
+    python benchmarks/search.py designs --only "wide doors"        the others' rows stay as they are
+
+WORK/students.csv has a row a student: what is in it is not trained again.
 """
 
 import argparse
@@ -21,9 +28,10 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,20 +39,23 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from people import Material, material, read_rows, write_rows
+from people import Task, add_people, frames_of, material, people, read_rows, render, train_all, write_rows
 from torch import nn
 from torch.nn.utils import parametrize
+from tqdm import tqdm
 
 from converters.make import example_photo
 from converters.student_graph import Driving
 from converters.to_executorch import export_executorch
 from converters.to_onnx import export_onnx
+from edge.__main__ import run_safely
 from edge.bench import machine, peak_mb
+from edge.errors import InputError
 from edge.runtimes import Runtime, load_graph
 from edge.spec import FIELD, KEYPOINTS, KEYPOINTS_IN, LOCAL_IN, SIZE
 from training.config import TIERS, TRAINING_FRAMES, DistilConfig, StudentConfig
-from training.distill import DistilResult, distil, evaluate, render_track
-from training.evaluators import load_lpips
+from training.distill import distil
+from training.expressions import EXPRESSIONS, NO_FLOOR
 from training.flops import count, student_config
 from training.student import (
     CELL,
@@ -71,9 +82,9 @@ import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parents[1] / "docs"
 PORTRAIT = "grace_hopper"
+"""Whose avatar is timed."""
 STEPS = 500
-SEEDS = (0, 1)
-"""A single run tells no less than half a decibel."""
+SEEDS = 2
 TOLERANCE = 1.05
 """A design costs at most this much of what the chosen one does: widths come in steps."""
 TIMED: tuple[tuple[Runtime, str, str], ...] = (
@@ -81,9 +92,13 @@ TIMED: tuple[tuple[Runtime, str, str], ...] = (
     ("executorch", "fp32", "student.pte"), ("executorch", "int8", "student.int8.pte"),
 )  # fmt: skip
 THREADS = (1, 2)
-DIGITS = {"psnr_db": 2, "extremes_db": 2, "ssim": 4, "lpips": 4, "energy": 3, "seconds": None}
-FAR_DB = 1.5
-"""Below the best: outside of the plot."""
+PARTS = {
+    part: tuple(name for name, face in EXPRESSIONS.items() if face.part == part and face.floor != NO_FLOOR)
+    for part in ("mouth", "eyes")
+}
+"""Expressions behind a figure of the mouth or the eyes: their mean."""
+FAR = 0.1
+"""Below the best mouth: outside of the plot."""
 ROUNDS = 12
 
 Build = Callable[[int], Student]
@@ -347,74 +362,113 @@ DESIGNS = {
     ),
 }
 SCALE_GFLOPS = (0.75, *sorted(TIERS.values()))
-SCALE_STEPS = (30, 125, 250, 500, 1000, 2000)
+SCALE_STEPS = (125, 250, 500, 1000, 2500)
+SCALE_FRAMES = (88, 175, 350, 700)
+RATES = (0.25, 0.5, 1.0, 2.0)
+"""Times the default."""
 COST = {1: 350, 125: 350, 500: 350, 1500: 520}
 """Steps → frames, about as many as `superface make` renders for a training that long."""
-SCALE_FRAMES = (44, 88, 175, 350, 700)
 
 
 # -- Learning and measuring ----------------------------------------------------------------------------------
 
 
-def some(track: np.ndarray, frames: int) -> np.ndarray:
-    """So many frames of a track, evenly spread."""
-    return track[np.linspace(0, len(track) - 1, frames).round().astype(int)]
+class Variant(NamedTuple):
+    """What one row of a sweep trains, once a person and seed."""
+
+    what: str = ""
+    config: DistilConfig = DistilConfig(minutes=None, steps=STEPS)
+    frames: int = TRAINING_FRAMES
+    design: str = ""
 
 
-def learn(ready: Material, steps: int, frames: int, build: Build) -> tuple[DistilResult, dict[str, Any]]:
-    """A student by the first seed, and the row of all; teacher's frames are rendered once for all that take as many."""
-    result, figures = _learn(ready, steps, frames, build, SEEDS[0])
-    runs = [figures, *(_learn(ready, steps, frames, build, seed)[1] for seed in SEEDS[1:])]
-    calm = [run["psnr_db"] for run in runs]
-    cost = count(lambda: build(result.student.config.volume_channels))
-    return result, {
-        "gmacs": round(cost.gmacs, 3), "parameters_m": round(cost.parameters / 1e6, 2),
-        "steps": steps, "frames": frames, "seeds": len(SEEDS), "apart_db": round(max(calm) - min(calm), 2),
-    } | {
-        name: "" if figures[name] is None else round(statistics.fmean(run[name] for run in runs), digits)
-        for name, digits in DIGITS.items()
+def build_design(name: str, channels: int) -> Student:
+    """A student of a design by its name, for an appearance volume of so many channels."""
+    return DESIGNS[name].dearest(channels, TOLERANCE * count(lambda: Student(student_config())).gflops)
+
+
+def sweep(variants: dict[str, Variant], table: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train all variants' students; the table's rows in the order of `variants`, those not asked for as they were."""
+    everybody = people(arguments.portraits, arguments.people)
+    asked = arguments.only or list(variants)
+    if unknown := sorted(set(asked) - set(variants)):
+        raise InputError(f"There is no {unknown[0]!r} in this sweep. There are: {', '.join(variants)}.")
+    tasks = {
+        name: [
+            Task(
+                person, photo, arguments.work, replace(variants[name].config, seed=seed), variants[name].frames,
+                design := variants[name].design, partial(build_design, design) if design else None,
+            )
+            for seed in range(arguments.seeds)
+            for person, photo in everybody.items()
+        ]
+        for name in asked
     }  # fmt: skip
+    every = list({tuple(task.row().values()): task for own in tasks.values() for task in own}.values())
+    students = []
+    for row, _ in tqdm(train_all(every, arguments.work / "students.csv", arguments.jobs), total=len(every)):
+        students.append(row)
+    rows = {row["name"]: row for row in read_rows(table) if row["name"] in variants}
+    for name, own in tasks.items():
+        keys = [[str(value) for value in task.row().values()] for task in own]
+        found = [row for row in students if [str(row[column]) for column in own[0].row()] in keys]
+        # Times, which another step adds, stay.
+        rows[name] = rows.get(name, {}) | {"name": name} | _means(variants[name], found)
+    ordered = [rows[name] for name in variants if name in rows]
+    write_rows(table, ordered)
+    return ordered
 
 
-def _learn(ready: Material, steps: int, frames: int, build: Build, seed: int) -> tuple[DistilResult, dict[str, Any]]:
-    folder = ready.work / f"frames-{frames}"
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    result = distil(
-        ready.identity, ready.teacher, folder, training_landmarks=some(ready.training, frames),
-        held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps, seed=seed), build=build,
-    )  # fmt: skip
-    extremes = render_track(ready.identity, ready.teacher, ready.extremes, ready.work / "extremes")
-    calm, hardest = result.fidelity, evaluate(result.student, extremes, DistilConfig())
-    return result, {
-        "psnr_db": calm.psnr_db, "ssim": calm.ssim, "lpips": perceptual_distance(result),
-        "energy": calm.energy_ratio, "extremes_db": hardest.psnr_db, "seconds": result.seconds,
+def _means(variant: Variant, students: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One row of a sweep from those of its students."""
+    cost = count(
+        partial(build_design, variant.design, 192)
+        if variant.design
+        else lambda: Student(student_config(variant.config.gflops))
+    )
+    alive = [row for row in students if not row.get("died")]
+    row: dict[str, Any] = {
+        "what": variant.what, "gmacs": round(cost.gmacs, 3), "parameters_m": round(cost.parameters / 1e6, 2),
+        "steps": variant.config.steps, "frames": variant.frames, "people": len({row["name"] for row in students}),
+        "seeds": len({row["seed"] for row in students}), "died": len(students) - len(alive),
     }  # fmt: skip
+    if not alive:
+        return row
+    for part, expressions in PARTS.items():
+        drawn = [(row["name"], statistics.fmean(float(row[name]) for name in expressions)) for row in alive]
+        apart = [
+            max(own) - min(own)
+            for person in {name for name, _ in drawn}
+            for own in [[value for name, value in drawn if name == person]]
+        ]
+        values = [value for _, value in drawn]
+        figures = {"": statistics.fmean(values), "_least": min(values), "_apart": statistics.fmean(apart)}
+        row |= {part + name: round(value, 3) for name, value in figures.items()}
+    row |= {name: round(statistics.fmean(float(row[name]) for row in alive), 3) for name in ("teeth", "psnr_db")}
+    return row | {"painter_silent": max(float(row["painter_silent"]) for row in alive)}
 
 
-@torch.no_grad()
-def perceptual_distance(result: DistilResult) -> float | None:
-    """LPIPS of held-out frames at 512 px, every sixth; nothing where its network is not at hand."""
-    lpips, track, student = load_lpips(torch.device("cpu")), result.held_out, result.student
-    if lpips is None:
-        return None
-    values = []
-    for row in range(0, len(track.frames), 6):
-        pose = [torch.from_numpy(np.array(part[row : row + 1])) for part in (track.keypoints, track.local_landmarks)]
-        wanted = torch.from_numpy(np.array(track.frames[row : row + 1])).float() / 255
-        values.append(float(lpips.distance(student(*pose), wanted)))
-    return statistics.fmean(values)
-
-
-def lower(folder: Path, result: DistilResult) -> None:
-    """A student's graphs for all of `TIMED`, and the frames to time them on."""
+def lower(folder: Path, design: str, task: Task) -> None:
+    """An untrained student's graphs for all of `TIMED`, and the frames to time them on."""
+    ready = material(task.photo)
+    torch.manual_seed(0)
+    volume = ready.identity.appearance_volume
+    student = build_design(design, volume.shape[0] * volume.shape[1] * (volume.shape[-1] // FIELD) ** 2)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.02)  # what starts as nothing may be left out of a graph
+    student = student.bind(ready.identity).eval()
+    DESIGNS[design].finish(student)
+    tracks = frames_of(task.name, task.work, task.frames)
     calibration, held_out = (
-        Driving(np.array(track.keypoints), np.array(track.local_landmarks))
-        for track in (result.training, result.held_out)
+        Driving(*(np.load(tracks[track] / f"{part}.npy") for part in ("keypoints", "local_landmarks")))
+        for track in ("training", "held_out")
     )
     folder.mkdir(parents=True, exist_ok=True)
     for export, precisions in ((export_onnx, ("fp32", "int8")), (export_executorch, ("fp32", "int8"))):
         lowered, _ = export(  # type: ignore[operator]
-            result.student, None, calibration=calibration, held_out=held_out, precisions=precisions, verify=False
+            student, None, calibration=calibration, held_out=held_out, precisions=precisions, verify=False
         )
         for graph in lowered:
             for name, body in graph.files.items():
@@ -446,76 +500,63 @@ def _time_graphs(folders: list[Path], runtime: Runtime, file: str, threads: int)
     return [round(statistics.median(own), 1) for own in times]
 
 
-# -- The two sweeps ------------------------------------------------------------------------------------------
+# -- The sweeps ----------------------------------------------------------------------------------------------
 
 
-def run_designs(work: Path, steps: int) -> list[dict[str, Any]]:
-    """Train, lower and time all designs."""
-    table, graphs = DOCS / "designs.csv", work / "graphs"
-    rows = {row["name"]: row for row in read_rows(table) if row["name"] in DESIGNS}
-    ready = material(work, example_photo(PORTRAIT))
-    budget = TOLERANCE * count(lambda: Student(student_config())).gflops
-    for name, design in DESIGNS.items():
-        folder = graphs / name.replace(" ", "_")
-        if name in rows and (folder / "driving.npz").exists():
-            continue
-        print(f"\n{name}: {design.what}", flush=True)
-        result, figures = learn(
-            ready, steps, TRAINING_FRAMES, lambda channels, design=design: design.dearest(channels, budget)  # type: ignore[misc]
-        )  # fmt: skip
-        design.finish(result.student)
-        lower(folder, result)
-        rows[name] = {"name": name, "what": design.what} | figures
-        write_rows(table, list(rows.values()))
-        print(figures, flush=True)
-    ordered = [rows[name] for name in DESIGNS]
-    folders = [graphs / name.replace(" ", "_") for name in DESIGNS]
+def run_designs(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train, lower and time designs."""
+    table = DOCS / "designs.csv"
+    config = DistilConfig(minutes=None, steps=arguments.steps)
+    rows = sweep(
+        {
+            name: Variant(design.what, config, design="" if name == "chosen" else name)
+            for name, design in DESIGNS.items()
+        },
+        table,
+        arguments,
+    )
+    one = Task(PORTRAIT, example_photo(PORTRAIT), arguments.work, config)
+    render(one, threads=max(THREADS))
+    folders = [arguments.work / "graphs" / row["name"].replace(" ", "_") for row in rows]
+    for row, folder in zip(rows, folders, strict=True):
+        if not (folder / "driving.npz").exists():
+            lower(folder, row["name"], one)
     for runtime, precision, file in TIMED:
         for threads in THREADS:
             times = time_graphs(folders, runtime, file, threads)
-            for row, value in zip(ordered, times, strict=True):
+            for row, value in zip(rows, times, strict=True):
                 row[f"{runtime}_{precision}_{threads}t_ms"] = value
-    for row in ordered:
+    for row in rows:
         row["machine"] = machine()
-    write_rows(table, ordered)
-    draw_designs(ordered)
-    return ordered
+    write_rows(table, rows)
+    draw_designs(rows)
+    return rows
 
 
-def run_scale(work: Path, steps: int) -> list[dict[str, Any]]:
+def run_scale(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """GFLOPs, steps, frames: one is varied, the others stay."""
-    table = DOCS / "scale.csv"
-    rows = {row["name"]: row for row in read_rows(table)}
-    ready = material(work, example_photo(PORTRAIT))
-    standard = TIERS["standard"]
-    settings = [(f"{gflops:g} GFLOPs", gflops, steps, TRAINING_FRAMES) for gflops in SCALE_GFLOPS]
-    settings += [(f"{count} steps", standard, count, TRAINING_FRAMES) for count in SCALE_STEPS]
-    settings += [(f"{frames} frames", standard, steps, frames) for frames in SCALE_FRAMES]
-    for name, gflops, own_steps, frames in settings:
-        if name in rows:
-            continue
-        same = next((row for other, row in rows.items() if _same(row, gflops, own_steps, frames)), None)
-        if same is None:
-            print(f"\n{name}", flush=True)
-            _, figures = learn(
-                ready, own_steps, frames,
-                lambda channels, gflops=gflops: Student(student_config(gflops, volume_channels=channels)),  # type: ignore[misc]
-            )  # fmt: skip
-            same = {"gflops_at_most": gflops} | figures
-        rows[name] = {"name": name} | {key: value for key, value in same.items() if key != "name"}
-        write_rows(table, list(rows.values()))
-        print(rows[name], flush=True)
-    ordered = [rows[name] for name, *_ in settings]
-    write_rows(table, ordered)
-    draw_scale(ordered)
-    return ordered
+    config = DistilConfig(minutes=None, steps=arguments.steps)
+    variants = {f"{gflops:g} GFLOPs": Variant(config=replace(config, gflops=gflops)) for gflops in SCALE_GFLOPS}
+    variants |= {f"{steps} steps": Variant(config=replace(config, steps=steps)) for steps in SCALE_STEPS}
+    variants |= {f"{frames} frames": Variant(config=config, frames=frames) for frames in SCALE_FRAMES}
+    rows = sweep(variants, DOCS / "scale.csv", arguments)
+    draw_scale(rows)
+    return rows
 
 
-def run_cost(work: Path) -> list[dict[str, Any]]:
+def run_rates(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Learning rates, as times the default one."""
+    config = DistilConfig(minutes=None, steps=arguments.steps)
+    rates = {f"{times:g} ×": times * config.learning_rate for times in RATES}
+    variants = {name: Variant(f"{rate:g}", replace(config, learning_rate=rate)) for name, rate in rates.items()}
+    return sweep(variants, DOCS / "rates.csv", arguments)
+
+
+def run_cost(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One avatar from its portrait on, with more and more steps, each in a fresh process."""
     rows = []
     for steps, frames in COST.items():
-        folder = work / "cost"
+        folder = arguments.work / "cost"
         shutil.rmtree(folder, ignore_errors=True)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             row = {"steps": steps, "frames": frames} | pool.submit(_cost, folder, steps, frames).result()
@@ -528,10 +569,10 @@ def run_cost(work: Path) -> list[dict[str, Any]]:
 def _cost(folder: Path, steps: int, frames: int) -> dict[str, Any]:
     """Seconds of all that `superface make` does up to the student, and the most memory it held."""
     begun = time.monotonic()
-    ready = material(folder, example_photo(PORTRAIT))
+    ready = material(example_photo(PORTRAIT), frames)
     result = distil(
-        ready.identity, ready.teacher, folder, training_landmarks=some(ready.training, frames),
-        held_out_landmarks=ready.held_out, config=DistilConfig(minutes=None, steps=steps),
+        ready.identity, ready.teacher, folder, training_landmarks=ready.tracks.training,
+        held_out_landmarks=ready.tracks.held_out, config=DistilConfig(minutes=None, steps=steps),
     )  # fmt: skip
     return {
         "seconds": round(time.monotonic() - begun), "of_training": round(result.seconds),
@@ -539,47 +580,48 @@ def _cost(folder: Path, steps: int, frames: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _same(row: dict[str, Any], gflops: float, steps: int, frames: int) -> bool:
-    return (float(row["gflops_at_most"]), int(row["steps"]), int(row["frames"])) == (gflops, steps, frames)
-
-
-def draw_designs(rows: list[dict[str, Any]]) -> None:
-    """Quality over latency, a number a design; what lies far below the best is told at the bottom of each plot."""
+def draw_designs(rows: Iterable[dict[str, Any]]) -> None:
+    """Mouths over latency, a number a design; what lies far below the best is told at the bottom of each plot."""
+    rows = list(rows)
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharey=True)
-    best = max(float(row["psnr_db"]) for row in rows)
+    best = max(float(row["mouth"]) for row in rows)
     for axis, (runtime, precision, _) in zip(axes.flat, TIMED, strict=True):
         below = []
         for number, row in enumerate(rows, 1):
-            ms, quality = float(row[f"{runtime}_{precision}_1t_ms"]), float(row["psnr_db"])
-            if quality < best - FAR_DB:
-                below.append(f"{number}: {ms:g} ms, {quality:.1f} dB")
+            ms, quality = float(row[f"{runtime}_{precision}_1t_ms"]), float(row["mouth"])
+            if quality < best - FAR:
+                below.append(f"{number}: {ms:g} ms, {100 * quality:.0f} %")
                 continue
             colour = "tab:red" if row["name"] == "chosen" else "tab:blue"
-            axis.plot(ms, quality, "o", color=colour, markersize=15, alpha=0.6, markeredgewidth=0)
-            axis.text(ms, quality, str(number), ha="center", va="center_baseline", fontsize=8)
+            axis.plot(ms, 100 * quality, "o", color=colour, markersize=15, alpha=0.6, markeredgewidth=0)
+            axis.text(ms, 100 * quality, str(number), ha="center", va="center_baseline", fontsize=8)
         axis.text(0.02, 0.03, "\n".join(below), transform=axis.transAxes, fontsize=8, color="0.4")
-        axis.set(xlabel=f"ms a frame, one thread: {runtime}, {precision}", ylabel="PSNR, calm speaker, dB")
+        axis.set(xlabel=f"ms a frame, one thread: {runtime}, {precision}", ylabel="of the teacher's mouth drawn, %")
         axis.margins(x=0.1, y=0.3)
     names = "\n".join(f"{number}  {row['name']}" for number, row in enumerate(rows, 1))
     figure.legend([plt.Line2D([], [], linestyle="")], [names], loc="outside right upper", handlelength=0, frameon=False)
     figure.savefig(DOCS / "pictures" / "designs.png", dpi=90)
 
 
-def draw_scale(rows: list[dict[str, Any]]) -> None:
-    """Quality over each of the three."""
+def draw_scale(rows: Iterable[dict[str, Any]]) -> None:
+    """Mouth and eyes over each of the three."""
+    rows = list(rows)
     figure, axes = plt.subplots(1, 3, figsize=(10, 3), layout="constrained", sharey=True)
     for axis, unit in zip(axes, ("GFLOPs", "steps", "frames"), strict=True):
         own = [row for row in rows if row["name"].endswith(unit)]
         at = [2 * float(row["gmacs"]) if unit == "GFLOPs" else float(row["name"].split()[0]) for row in own]
         order = np.argsort(at)
-        for key, label in (("psnr_db", "calm speaker"), ("extremes_db", "extremes")):
-            axis.plot(np.array(at)[order], np.array([float(row[key]) for row in own])[order], "o-", label=label)
+        for key in ("mouth", "eyes", "teeth"):
+            axis.plot(np.array(at)[order], 100 * np.array([float(row[key]) for row in own])[order], "o-", label=key)
         axis.set(xlabel=unit, xscale="log")
         axis.set_xticks(at, [f"{value:.1f}" if unit == "GFLOPs" else f"{value:g}" for value in at], fontsize=8)
         axis.minorticks_off()
-    axes[0].set(ylabel="PSNR, dB")
+    axes[0].set(ylabel="of the teacher's drawn, %")
     axes[0].legend()
     figure.savefig(DOCS / "pictures" / "scale.png", dpi=90)
+
+
+SWEEPS = {"designs": run_designs, "scale": run_scale, "rates": run_rates, "cost": run_cost}
 
 
 def main() -> int:
@@ -587,19 +629,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=str(__doc__).split("\n")[0], epilog=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sweep", choices=("designs", "scale", "cost"))
-    parser.add_argument("--work", type=Path, default=Path("runs/search"), help="frames and graphs (%(default)s)")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each student of designs and scale (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="end with the rows as one JSON line")
+    parser.add_argument("sweep", choices=SWEEPS)
+    parser.add_argument("--people", nargs="+", default=(), metavar="NAME", help="only these portraits (default: all)")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="rows of the sweep's table (default: all)")
+    add_people(parser, Path("runs/search"))
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each student (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="students a person (default: %(default)s)")
     arguments = parser.parse_args()
-    if arguments.sweep == "cost":
-        rows = run_cost(arguments.work)
-    else:
-        rows = (run_designs if arguments.sweep == "designs" else run_scale)(arguments.work, arguments.steps)
+    rows = SWEEPS[arguments.sweep](arguments)
     if arguments.json:
         print(json.dumps(rows))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_safely(main))

@@ -179,7 +179,7 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     source_landmarks = torch.from_numpy(portrait.landmarks)
     source_image = torch.from_numpy(portrait.image).permute(2, 0, 1).float() / 255
     identity = teacher.prepare(source_image, source_landmarks)
-    tracks = _tracks(portrait, driving, config)
+    tracks = make_tracks(portrait, driving, config)
     say(f"Learning {name} from the {teacher.name} teacher: {len(tracks.training)} frames")
     result = distil(
         identity,
@@ -315,7 +315,7 @@ def _claim(run: Path, portrait: Portrait, config: MakeConfig) -> None:
     os.replace(temporary, record)
 
 
-class _Tracks(NamedTuple):
+class Tracks(NamedTuple):
     """Landmarks float32 [T, 478, 3] of this person."""
 
     training: npt.NDArray[np.float32]
@@ -324,7 +324,7 @@ class _Tracks(NamedTuple):
     preview: Track
 
 
-def _tracks(portrait: Portrait, driving: Track | None, config: MakeConfig) -> _Tracks:
+def make_tracks(portrait: Portrait, driving: Track | None, config: MakeConfig) -> Tracks:
     """What trains and what measures; no seed and no part of a clip does both."""
     frames = config.frames or training_frames(None if config.distil.steps else config.distil.minutes)
     source = portrait.landmarks
@@ -344,7 +344,7 @@ def _tracks(portrait: Portrait, driving: Track | None, config: MakeConfig) -> _T
         last = driving.landmarks[cut:][: round(PREVIEW_SECONDS * driving.fps)]
         if len(last) >= driving.fps:
             preview = Track(landmarks=last, fps=driving.fps, detected=np.ones(len(last), bool))
-    return _Tracks(np.concatenate(training), np.concatenate(held_out), extremes, preview)
+    return Tracks(np.concatenate(training), np.concatenate(held_out), extremes, preview)
 
 
 def _driving(track: RenderedTrack) -> Driving:

@@ -49,3 +49,16 @@ def test_a_design_spends_its_budget():
         student = search.DESIGNS[name].dearest(192, budget)
         cost = count(lambda name=name, config=student.config: search.DESIGNS[name].of(config)).gflops
         assert 0.7 * budget < cost <= budget
+
+
+def test_a_row_is_told_as_means_the_least_and_how_far_seeds_are_apart():
+    faces = [("a", 0, 0.9), ("a", 1, 0.7), ("b", 0, 0.6), ("b", 1, 0.6)]
+    students = [
+        {"name": name, "seed": seed, "psnr_db": 35, "painter_silent": "0.02"}
+        | dict.fromkeys((*search.PARTS["mouth"], *search.PARTS["eyes"]), str(drawn))
+        for name, seed, drawn in faces
+    ]
+    row = search._means(search.Variant(), students)
+    assert (row["mouth"], row["mouth_least"], row["mouth_apart"]) == (0.7, 0.6, 0.1)
+    assert (row["people"], row["seeds"], row["died"], row["painter_silent"]) == (2, 2, 0, 0.02)
+    assert search._means(search.Variant(), [*students, {"name": "c", "seed": 0, "died": "at once"}])["died"] == 1

@@ -267,6 +267,21 @@ def _load(track: RenderedTrack, rows: np.ndarray | slice, student: Student, conf
     return batch
 
 
+def _load_motion(track: RenderedTrack, rows: np.ndarray | slice, student: Student, config: DistilConfig) -> _Batch:
+    """As `_load`, with a pixel of each frame: for who looks at motion alone."""
+    return _load(track._replace(frames=track.frames[:, :, :1, :1]), rows, student, config)
+
+
+def _spread(frames: int, count: int) -> np.ndarray:
+    """Rows of so many frames of a track, evenly spread; fewer where it has fewer."""
+    return np.unique(np.linspace(0, frames - 1, count).astype(int))
+
+
+def _census(student: Student, track: RenderedTrack, count: int, config: DistilConfig) -> tuple[Layer, ...]:
+    poses = _load_motion(track, _spread(len(track.frames), count), student, config)
+    return take_census(student, poses.keypoints, poses.local_landmarks)
+
+
 def _rows(step: int, batch: int, count: int, seed: int) -> np.ndarray:
     """The frames of a step: shuffled rounds through the track, a function of seed and step alone."""
     places = np.arange(step * batch, (step + 1) * batch)
@@ -421,7 +436,7 @@ def distil(
     if not resumed and config.motion_field:
         progress("layers", 0.0, "")
         begun = time.monotonic()
-        everything = _load(training._replace(frames=training.frames[:, :, :1, :1]), slice(None), student, config)
+        everything = _load_motion(training, slice(None), student, config)
         points = torch.cat([everything.keypoints, everything.local_landmarks], 1)
         fit_codes(student, points)
         fit_basis(student, points, targets.field.to(device), targets.moving.to(device))
@@ -447,9 +462,6 @@ def distil(
         record |= {"setbacks": setbacks, "ailing": ailing}
         save_tensors(path, _training_state(student, optimiser, average), record)
 
-    asked = np.unique(np.linspace(0, len(training.frames) - 1, CENSUS_FRAMES).astype(int))
-    census_poses = _load(training._replace(frames=training.frames[:, :, :1, :1]), asked, student, config)
-
     started = time.monotonic() - seconds
     saved = noted = previewed = seconds
     while (share := step / config.steps if config.steps is not None else seconds / (60 * config.minutes)) < 1:
@@ -466,7 +478,7 @@ def distil(
         if not learns_motion and not healthy.exists():
             save(healthy)
         if learns_motion:
-            batch = _load(training._replace(frames=training.frames[:, :, :1, :1]), rows, student, config)
+            batch = _load_motion(training, rows, student, config)
             motion = student.motion(batch.keypoints, batch.local_landmarks)
             loss = motion_loss(motion, targets.field[rows].to(device), batch.occlusion, targets.moving[rows].to(device))
             note: dict[str, float] = {}
@@ -514,14 +526,13 @@ def distil(
             progress("training", share, f"step {step}, {stage}, loss {loss.item():.4f}")
         if seconds - previewed > PREVIEW_EVERY_S:
             previewed = seconds
-            chosen = np.linspace(0, len(held_out.frames) - 1, PREVIEW_FRAMES).astype(int)
             with _averaged(student, average):
                 student.distribute(volume)
-                psnr_db = evaluate(student, held_out, config, chosen).psnr_db
+                psnr_db = evaluate(student, held_out, config, _spread(len(held_out.frames), PREVIEW_FRAMES)).psnr_db
             history.append({"step": step, "seconds": round(seconds, 2), "stage": stage, "psnr_db": psnr_db})
         if not learns_motion and step % CENSUS_EVERY == 0:
             student.distribute(volume)
-            sick = dying(take_census(student, census_poses.keypoints, census_poses.local_landmarks))
+            sick = dying(_census(student, training, CENSUS_FRAMES, config))
             if sick and ailing:  # not a passing thing
                 worst = max(sick, key=lambda layer: layer.silent)
                 what = f"{worst.name}: {silence(worst)} at step {step}"
@@ -558,9 +569,7 @@ def distil(
     student.distribute(volume)
     student = student.cpu().to(memory_format=torch.contiguous_format).eval()
     fidelity = evaluate(student, held_out, config)
-    asked = np.unique(np.linspace(0, len(held_out.frames) - 1, 2 * CENSUS_FRAMES).astype(int))
-    seen = _load(held_out._replace(frames=held_out.frames[:, :, :1, :1]), asked, student, config)
-    census = take_census(student, seen.keypoints, seen.local_landmarks)
+    census = _census(student, held_out, 2 * CENSUS_FRAMES, config)
     write_text(run_folder / "history.json", json.dumps(history, indent=1))
     driver = teacher.driver(identity)
     if driver is None:

@@ -23,6 +23,7 @@ Mirrored by: edge/student.py.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -133,11 +134,17 @@ def enlarge(field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
     if window is None:
         pixels = F.interpolate(cells, size=(SIZE, SIZE), mode="bilinear", align_corners=True)
     else:
-        cell = torch.eye(FIELD, device=field.device)[None]
-        weights = F.interpolate(cell, size=SIZE, mode="linear", align_corners=True)[0].T
+        weights = _pixels_from_cells(field.device)
         down, across = (weights[start : start + window.size] for start in (window.top, window.left))
         pixels = down @ cells @ across.T
     return pixels.permute(0, 2, 3, 1)
+
+
+@cache
+def _pixels_from_cells(device: torch.device) -> torch.Tensor:
+    """What each pixel takes of each cell along one axis: [512, 64]."""
+    cells = torch.eye(FIELD, device=device)[None]
+    return F.interpolate(cells, size=SIZE, mode="linear", align_corners=True)[0].T
 
 
 def heatmaps(points: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
