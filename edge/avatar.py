@@ -8,17 +8,22 @@ This is the reference for Kotlin and Swift: the two graphs of the bundle and not
 """
 
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from edge import bundle as bundles
+from edge import sandbox
 from edge.errors import BundleError, InputError, SpecError
+from edge.lint import lint
 from edge.motion import Mouth, Retargeter
-from edge.runtimes import Precision, Run, Runtime, format_of, load_graph
+from edge.runtimes import Precision, Run, Runtime, format_of, installed, load_graph, prepare
 from edge.spec import IMAGE_OUT, KEYPOINTS, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, LOCAL_LANDMARKS, TensorSpec
+from edge.student import parse_graph
 from edge.topology import LANDMARKS
 
 Floats = npt.NDArray[np.float32]
@@ -47,6 +52,7 @@ class Avatar:
         runtime: Runtime = "onnx",
         precision: Precision | None = None,
         threads: int | None = None,
+        trusted: bool = False,
     ) -> "Avatar":
         """A bundle checked, loaded and warmed up by one frame, so that the next one comes at full speed.
 
@@ -58,9 +64,12 @@ class Avatar:
                 slightly less exact.
             threads: for one frame; default: as many as the runtime finds sensible. Core ML and numpy have their own
                 settings.
+            trusted: it is known who made the bundle. Else ExecuTorch and Core ML, whose programs can end a process,
+                draw a first frame in a process of their own, which takes seconds; ONNX graphs are linted either way.
 
         Raises:
-            BundleError: when the bundle is damaged, incomplete or of another version.
+            BundleError: when the bundle is damaged, incomplete or of another version, or asks for what no avatar
+                needs.
             InputError: when runtime, precision or threads is none that exists.
             MissingRuntimeError: when the runtime's package is not installed.
         """
@@ -83,15 +92,13 @@ class Avatar:
                 f"Choose one of these, or make the avatar again with that precision."
             )
         folder = Path(bundle)
-        (driver,) = manifest.graphs["driver"].files[format_of(runtime)].values()
-        avatar = cls(
-            manifest,
-            precision,
-            # The driver is one small product, for which threads would only wait; ExecuTorch has one pool for both.
-            driver=load_graph(runtime, folder / driver, threads if runtime == "executorch" else 1),
-            student=load_graph(runtime, folder / files[precision], threads),
-            source_landmarks=bundles.read_array(folder, manifest, "identity/landmarks.f32"),
-        )
+        if not trusted and runtime in ("executorch", "coreml") and installed(runtime):
+            sandbox.call("edge.avatar:_try", [str(folder.resolve()), runtime, precision], doing=f"Trying {runtime}")
+        # The driver is one small product, for which threads would only wait; ExecuTorch has one pool for both.
+        driver = open_graph(folder, manifest, "driver", runtime, threads=threads if runtime == "executorch" else 1)
+        student = open_graph(folder, manifest, "student", runtime, precision, threads)
+        source_landmarks = bundles.read_array(folder, manifest, "identity/landmarks.f32")
+        avatar = cls(manifest, precision, driver=driver, student=student, source_landmarks=source_landmarks)
         avatar.animate(avatar.source_landmarks)
         return avatar
 
@@ -121,7 +128,8 @@ class Avatar:
         Raises:
             SpecError: as for `animate`.
         """
-        keypoints, local = self._driver(landmarks=_checked(landmarks, LANDMARKS_IN, (LANDMARKS, 3)))
+        made = self._driver(landmarks=_checked(landmarks, LANDMARKS_IN, (LANDMARKS, 3)))
+        keypoints, local = _promised("driver", made, (KEYPOINTS_IN, LOCAL_IN))
         return keypoints[0], local[0]
 
     def animate_keypoints(self, keypoints: npt.ArrayLike, local_landmarks: npt.ArrayLike) -> Frame:
@@ -137,15 +145,15 @@ class Avatar:
         Raises:
             SpecError: when a shape is another, or a value is NaN or far outside the crop.
         """
-        (image,) = self._student(
+        made = self._student(
             keypoints=_checked(keypoints, KEYPOINTS_IN, (KEYPOINTS, 2)),
             local_landmarks=_checked(local_landmarks, LOCAL_IN, (LOCAL_LANDMARKS, 2)),
         )
-        if image.shape != IMAGE_OUT.shape:
-            raise BundleError(f"The student drew {image.shape}, not {IMAGE_OUT.shape}. Make the avatar again.")
-        image *= 255  # In place: the array is ours, and a second one would cost 3 MB. The graph ends in a clip.
-        image += 0.5
-        return np.ascontiguousarray(image[0].astype(np.uint8).transpose(1, 2, 0))
+        (image,) = _promised("student", made, (IMAGE_OUT,))
+        with np.errstate(invalid="ignore"):  # A pixel that is no number has any colour.
+            image *= 255  # In place: the array is ours, and a second one would cost 3 MB. The graph ends in a clip.
+            image += 0.5
+            return np.ascontiguousarray(image[0].astype(np.uint8).transpose(1, 2, 0))
 
     def retargeter(self, driving_neutral: npt.ArrayLike, *, mouth: Mouth = "relative") -> Retargeter:
         """What carries another face's motion over to this person.
@@ -162,6 +170,62 @@ class Avatar:
         """
         neutral = np.asarray(driving_neutral)
         return Retargeter(source_landmarks=self.source_landmarks, driving_neutral=neutral, mouth=mouth)
+
+
+def open_graph(
+    folder: Path,
+    manifest: bundles.Manifest,
+    graph: str,
+    runtime: Runtime,
+    precision: str | None = None,
+    threads: int | None = None,
+) -> Run:
+    """One of a bundle's graphs, from the very bytes that the manifest vouches for; ONNX is linted before.
+
+    Args:
+        folder: `NAME.avatar`.
+        manifest: its manifest.
+        graph: "driver" or "student".
+        runtime: that has files in the bundle.
+        precision: default: the only one.
+        threads: as in `load_graph`.
+
+    Raises:
+        BundleError: as `Avatar.load`.
+        MissingRuntimeError: as `load_graph`.
+    """
+    files = manifest.graphs[graph].files[format_of(runtime)]
+    path = files[precision] if precision else next(iter(files.values()))
+    if runtime == "coreml":
+        copy = tempfile.TemporaryDirectory(prefix="superface-")
+        run = load_graph(runtime, bundles.copy_package(folder, manifest, path, Path(copy.name)))
+
+        def keeping(**inputs: Floats) -> tuple[npt.NDArray[np.generic], ...]:
+            return run(**inputs)
+
+        keeping.copy = copy  # type: ignore[attr-defined]  # it goes with the graph
+        return keeping
+    if path not in manifest.files:
+        raise BundleError(f"{path} is a folder where a file belongs. Fetch the bundle again.")
+    body = bundles.read_file(folder, manifest, path)
+    if format_of(runtime) == "onnx":
+        lint(parse_graph(body, path), path, *bundles.GRAPHS[graph])
+    return load_graph(runtime, body, threads, name=path)
+
+
+def _try(bundle: str, runtime: Runtime, precision: Precision) -> None:
+    """In a process of its own: load, and draw a frame."""
+    prepare(runtime)
+    sandbox.limit_memory()
+    Avatar.load(bundle, runtime=runtime, precision=precision, trusted=True)
+
+
+def _promised(graph: str, made: Sequence[npt.NDArray[Any]], specs: Sequence[TensorSpec]) -> Sequence[Floats]:
+    """What a graph gave, if it is what the manifest says."""
+    found = [f"{value.dtype}{list(value.shape)}" for value in made]
+    if found != (wanted := [f"{spec.dtype}{list(spec.shape)}" for spec in specs]):
+        raise BundleError(f"The {graph} gave {', '.join(found)}, not {', '.join(wanted)}. Make the avatar again.")
+    return made
 
 
 def _checked(values: npt.ArrayLike, spec: TensorSpec, shape: tuple[int, ...]) -> Floats:

@@ -9,21 +9,21 @@ moments cannot be compared, and shares can.
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edge import bundle as bundles
-from edge.avatar import Avatar
-from edge.errors import BundleError, InputError, MissingRuntimeError
-from edge.runtimes import Precision, Runtime, engine, format_of, installed, load_graph, onnx_session
+from edge import sandbox
+from edge.avatar import Avatar, open_graph
+from edge.errors import InputError
+from edge.runtimes import Precision, Runtime, engine, format_of, installed, onnx_session, prepare
 from edge.spec import KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
 
 GEMM_SIZE = 1024
@@ -103,8 +103,8 @@ def bench(
         runtimes: default: all that run natively here (`native_runtimes`).
 
     Raises:
-        BundleError: when the bundle is damaged.
-        InputError: when a number makes no sense, or a measuring process dies.
+        BundleError: when the bundle is damaged, or a measuring process dies.
+        InputError: when a number makes no sense.
     """
     manifest = _checked(bundle, frames, threads)
     rows = [
@@ -212,18 +212,20 @@ def profile(bundle: str | os.PathLike[str], *, frames: int = 60, threads: Sequen
     manifest = _checked(bundle, frames, threads)
     poses = bundles.read_array(bundle, manifest, "golden/landmarks.f32")
     avatar = Avatar.load(bundle, runtime="onnx")
+    for precision in manifest.graphs["student"].files["onnx"]:
+        open_graph(Path(bundle), manifest, "student", "onnx", precision)  # lints it
     names = (KEYPOINTS_IN.name, LOCAL_IN.name)
     driving = [dict(zip(names, (part[None] for part in avatar.drive(pose)), strict=True)) for pose in poses]
     return tuple(
-        Profile(precision, count, _kinds(Path(bundle, file), driving, frames, count))
+        Profile(precision, count, _kinds(bundles.read_file(bundle, manifest, file), driving, frames, count))
         for precision, file in manifest.graphs["student"].files["onnx"].items()
         for count in threads
     )
 
 
-def _kinds(graph: Path, driving: Sequence[dict[str, np.ndarray]], frames: int, threads: int) -> dict[str, float]:
+def _kinds(graph: bytes, driving: Sequence[dict[str, np.ndarray]], frames: int, threads: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        session = onnx_session(graph, threads, profile=Path(folder, "profile"))
+        session = onnx_session(graph, "The student", threads, profile=Path(folder, "profile"))
         for index in range(WARM_UP + frames):
             session.run(None, driving[index % len(driving)])
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -259,16 +261,13 @@ def _row(
     frames: int,
 ) -> BenchRow:
     """Start a fresh process for one setting and read its figures."""
-    environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads))
-    root = str(Path(__file__).parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "edge.bench", os.path.abspath(bundle), runtime, precision, str(threads)]
-    done = subprocess.run([*command, str(frames)], env=environment, capture_output=True, text=True, check=False)
-    try:
-        figures = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:300]
-        raise InputError(f"Measuring {runtime} {precision} failed: {reason}.") from error
+    figures = sandbox.call(
+        "edge.bench:_measure",
+        [os.path.abspath(bundle), runtime, precision, threads, frames],
+        doing=f"Measuring {runtime} {precision}",
+        timeout_s=sandbox.TIMEOUT_S + 2.0 * frames,
+        environment=dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+    )
     speed = manifest.gflops / figures["median_ms"] * 1000
     return BenchRow(
         runtime,
@@ -282,9 +281,11 @@ def _row(
 
 def _measure(bundle: str, runtime: Runtime, precision: Precision, threads: int, frames: int) -> dict[str, float]:
     """In the fresh process: memory first, then frames between two looks at the machine's limit."""
+    prepare(runtime)
+    sandbox.limit_memory()
     idle_mb = _runtime_alone_mb(bundle, runtime, threads)
     begun = time.perf_counter()
-    avatar = Avatar.load(bundle, runtime=runtime, precision=precision, threads=threads)
+    avatar = Avatar.load(bundle, runtime=runtime, precision=precision, threads=threads, trusted=True)
     load_ms = (time.perf_counter() - begun) * 1000
     poses = bundles.read_array(bundle, avatar.manifest, "golden/landmarks.f32")
     times_ms = []
@@ -313,8 +314,7 @@ def _measure(bundle: str, runtime: Runtime, precision: Precision, threads: int, 
 def _runtime_alone_mb(bundle: str, runtime: Runtime, threads: int) -> float:
     """Peak memory of Python, numpy and the runtime at work on the driver, a graph of one small product."""
     manifest = bundles.read_manifest(bundle)
-    (driver,) = manifest.graphs["driver"].files[format_of(runtime)].values()
-    run = load_graph(runtime, Path(bundle, driver), threads)
+    run = open_graph(Path(bundle), manifest, "driver", runtime, threads=threads)
     run(**{LANDMARKS_IN.name: np.zeros(LANDMARKS_IN.shape, np.float32)})
     return peak_mb()
 
@@ -341,15 +341,3 @@ def _gemm_gflops_per_s() -> float:
         left @ right
         seconds.append(time.perf_counter() - begun)
     return 2 * GEMM_SIZE**3 / 1e9 / min(seconds)
-
-
-if __name__ == "__main__":
-    _, _bundle, _runtime, _precision, _threads, _frames = sys.argv
-    try:
-        print(
-            json.dumps(
-                _measure(_bundle, cast(Runtime, _runtime), cast(Precision, _precision), int(_threads), int(_frames))
-            )
-        )
-    except (BundleError, InputError, MissingRuntimeError) as _error:
-        sys.exit(str(_error))

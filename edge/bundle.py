@@ -16,13 +16,15 @@ are no signature.
 import errno
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,14 +40,21 @@ LARGEST_MANIFEST = 2**20
 """Bytes. A real manifest has some ten thousand."""
 LARGEST_FILE = 256 * 2**20
 """Bytes. A real student has a few million."""
+LARGEST_BUNDLE = 2**30
+"""Bytes of all files together."""
 MOST_FILES = 1000
 LARGEST_TENSOR = 2**26
 """Numbers in one tensor."""
+LARGEST_COORDINATE = LANDMARKS_IN.high
+"""In an array of points; the crop itself reaches from -1 to 1."""
 GRAPHS = {
     "driver": ((LANDMARKS_IN,), (KEYPOINTS_IN, LOCAL_IN)),
     "student": ((KEYPOINTS_IN, LOCAL_IN), (IMAGE_OUT,)),
 }
 """Inputs and outputs of the per-frame graphs."""
+
+DROPPINGS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""What file managers leave behind in folders: neither listed nor refused, and never opened."""
 
 CONVENTIONS = {
     "image": "RGB; the graph's image is float32 NCHW in 0..1",
@@ -244,9 +253,12 @@ def parse_manifest(text: bytes) -> Manifest:
             f"{MANIFEST} is larger than {LARGEST_MANIFEST} bytes; no manifest is. Fetch the bundle again."
         )
     try:
-        data = json.loads(text.decode(), parse_constant=_no_constant)
+        data = json.loads(text.decode(), parse_constant=_no_constant, object_pairs_hook=_unique)
+        readable = _all_readable(data)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not valid JSON ({error}). Fetch the bundle again.") from error
+    if not readable:
+        raise _wrong("a text holds control characters")
     if not isinstance(data, dict) or "format_version" not in data:
         raise BundleError(f"{MANIFEST} does not say its format_version, so it is no avatar's. Fetch the bundle again.")
     version = data["format_version"]
@@ -256,7 +268,7 @@ def parse_manifest(text: bytes) -> Manifest:
             "Use the program that made it, or make the avatar again."
         )
     manifest = Manifest(
-        name=_text(data, "name"),
+        name=_name(data),
         created_with=_text(data, "created_with"),
         graphs={name: _graph(_dict(data, "graphs"), name) for name in GRAPHS},
         arrays={_path(key): _shape(shape, key) for key, shape in _dict(data, "arrays").items()},
@@ -280,75 +292,146 @@ def parse_manifest(text: bytes) -> Manifest:
 
 
 def verify_files(folder: str | os.PathLike[str], manifest: Manifest) -> None:
-    """Every file that the manifest names is there, inside the folder, and byte for byte what was written.
-
-    Files that the manifest does not name are left alone: they are never opened.
+    """Every file that the manifest names is there, byte for byte what was written, and no other one is.
 
     Raises:
-        BundleError: names the first file that is missing, a link, of another length, or changed.
+        BundleError: names the first file that is missing, a link, of another length, changed, or not in the manifest.
     """
     folder = Path(folder)
-    for name, entry in manifest.files.items():
-        path = folder / name
-        for part in [path, *path.parents][: name.count("/") + 1]:
-            if part.is_symlink():
+    for name in manifest.files:
+        read_file(folder, manifest, name)
+    folders = {"/".join(path.split("/")[:depth]) for path in manifest.files for depth in range(1, path.count("/") + 1)}
+    _refuse_strangers(folder, "", manifest.files.keys() | {MANIFEST}, folders)
+
+
+def read_file(folder: str | os.PathLike[str], manifest: Manifest, name: str) -> bytes:
+    """A file's content, and surely what the manifest says of it: the very bytes that were checked are returned.
+
+    Raises:
+        BundleError: when it is missing, a link, of another length, or changed.
+    """
+    folder, entry = Path(folder), manifest.files[name]
+    path = folder / name
+    for part in [path, *path.parents][: name.count("/") + 1]:
+        if part.is_symlink():
+            raise BundleError(f"{name} is a link in {folder}; a bundle holds its files itself. Copy the file there.")
+    if not path.is_file():
+        raise BundleError(f"{folder} lacks {name}{_renamed(folder, manifest, entry)}. Fetch the bundle again.")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != entry.bytes:
                 raise BundleError(
-                    f"{name} is a link in {folder}; a bundle holds its files itself. Copy the file there."
+                    f"{name} has {size} bytes where the manifest says {entry.bytes}: it is cut off or "
+                    "another file. Fetch the bundle again."
                 )
-        if not path.is_file():
-            raise BundleError(f"{folder} lacks {name}{_renamed(folder, manifest, entry)}. Fetch the bundle again.")
-        try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != entry.bytes:
-                    raise BundleError(
-                        f"{name} has {size} bytes where the manifest says {entry.bytes}: it is cut off or "
-                        "another file. Fetch the bundle again."
-                    )
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
-        if digest != entry.sha256:
-            raise BundleError(f"{name} was changed since the avatar was made (sha256 differs). Fetch the bundle again.")
+            body = file.read(entry.bytes)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
+    if hashlib.sha256(body).hexdigest() != entry.sha256:
+        raise BundleError(f"{name} was changed since the avatar was made (sha256 differs). Fetch the bundle again.")
+    return body
+
+
+def copy_package(folder: str | os.PathLike[str], manifest: Manifest, name: str, target: Path) -> Path:
+    """A folder within the bundle, such as a Core ML package, copied into `target`: its listed files alone.
+
+    Raises:
+        BundleError: as `read_file`.
+    """
+    for path in manifest.files:
+        if path.startswith(f"{name}/"):
+            copy = target / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(read_file(folder, manifest, path))
+    return target / name
 
 
 def read_array(folder: str | os.PathLike[str], manifest: Manifest, name: str) -> Floats:
     """A `.f32` file as an array of the manifest's shape.
 
     Raises:
-        BundleError: when the bundle has no such array, or it holds NaN or infinity.
+        BundleError: when the bundle has no such array, its file is damaged, or it holds what is no coordinate.
     """
     if name not in manifest.arrays:
         raise BundleError(f"This avatar has no array {name}. It was made by another version; make it again.")
-    try:
-        values = np.fromfile(Path(folder) / name, "<f4")
-    except OSError as error:
-        raise BundleError(f"{name} cannot be read ({error.strerror}). Fetch the bundle again.") from error
+    values = np.frombuffer(read_file(folder, manifest, name), "<f4")
     shape = manifest.arrays[name]
-    if values.size != math.prod(shape) or not np.isfinite(values).all():
-        raise BundleError(f"{name} is not a finite array of shape {shape}. Fetch the bundle again.")
-    return values.reshape(shape).astype(np.float32, copy=False)
+    # Not finite compares as false, too.
+    if values.size != math.prod(shape) or not np.abs(values).max() <= LARGEST_COORDINATE:
+        raise BundleError(f"{name} is no array of shape {shape} in crop coordinates. Fetch the bundle again.")
+    return values.reshape(shape).astype(np.float32)
 
 
-def read_frame(folder: str | os.PathLike[str], name: str) -> npt.NDArray[np.uint8]:
+def read_frame(folder: str | os.PathLike[str], manifest: Manifest, name: str) -> npt.NDArray[np.uint8]:
     """A golden frame: uint8 [512, 512, 3].
 
     Raises:
-        BundleError: when it is no PNG of that size.
+        BundleError: when its file is damaged, or no PNG of that size.
     """
-    from PIL import (
-        Image,
-    )  # Only golden frames and thumbnails need it: 4 MB that driving an avatar goes without.
+    from PIL import Image, ImageFile  # Only golden frames need it: 4 MB that driving an avatar goes without.
 
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(Path(folder) / name, formats=("PNG",)) as image:
+        with Image.open(io.BytesIO(read_file(folder, manifest, name)), formats=("PNG",)) as image:
             if image.size != (SIZE, SIZE):
                 raise BundleError(
                     f"{name} is {image.width} × {image.height}, not {SIZE} × {SIZE}. Fetch the bundle again."
                 )
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, Image.DecompressionBombError) as error:
         raise BundleError(f"{name} is not a readable PNG ({error}). Fetch the bundle again.") from error
+
+
+def safe_name(name: str) -> str:
+    """What any text gives of letters, digits, dash and underscore: a file's name on every system, or ""."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")[:64]
+    return f"{safe}_" if safe.upper() in _RESERVED else safe
+
+
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{device}{number}" for device in ("COM", "LPT") for number in range(1, 10))}
+"""Windows takes these for devices."""
+
+
+def printable(text: str) -> str:
+    """A text without what moves a terminal's cursor, colours it or turns its writing about; lines stay lines."""
+    return "".join(c if _readable(c) or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _readable(char: str) -> bool:
+    """No control character, no half of a surrogate pair, nothing that is unassigned or turns writing about."""
+    return char.isprintable() or unicodedata.category(char) == "Zs"
+
+
+def _refuse_strangers(folder: Path, inside: str, files: Set[str], folders: Set[str]) -> None:
+    try:
+        entries = list(itertools.islice(os.scandir(folder / inside), 2 * MOST_FILES))
+    except OSError as error:
+        raise BundleError(f"{folder / inside} cannot be read ({error.strerror}). Check its permissions.") from error
+    for entry in entries:
+        path = f"{inside}/{entry.name}" if inside else entry.name
+        if entry.is_dir(follow_symlinks=False) and path in folders:
+            _refuse_strangers(folder, path, files, folders)
+        elif path not in files and entry.name not in DROPPINGS:
+            raise BundleError(
+                f"{printable(path)} lies in {folder} and is not in its manifest. A bundle holds what is listed and "
+                "nothing else; remove the file if it is yours, or fetch the bundle again."
+            )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return data
+
+
+def _all_readable(data: Any) -> bool:
+    """Every text of a manifest, key or value, holds characters to be read and nothing else."""
+    if isinstance(data, str):
+        return all(map(_readable, data))
+    parts = [*data, *data.values()] if isinstance(data, dict) else data if isinstance(data, list) else ()
+    return all(map(_all_readable, parts))
 
 
 def _no_constant(name: str) -> float:
@@ -361,10 +444,16 @@ def _wrong(what: str) -> BundleError:
 
 def _text(data: Mapping[str, Any], key: str) -> str:
     value = data.get(key)
-    # Half of a surrogate pair is valid JSON, and cannot be printed.
-    if not isinstance(value, str) or not value or any("\ud800" <= char <= "\udfff" for char in value):
+    if not isinstance(value, str) or not value:
         raise _wrong(f"{key[:60]!r} must be a text")
     return value
+
+
+def _name(data: Mapping[str, Any]) -> str:
+    name = _text(data, "name")
+    if name != safe_name(name):
+        raise _wrong(f"{name[:60]!r} is no name for an avatar, which is at most 64 letters, digits, - and _")
+    return name
 
 
 def _dict(data: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -427,6 +516,8 @@ def _files(data: Mapping[str, Any]) -> dict[str, FileEntry]:
         entries[_path(path)] = FileEntry(size, sha256)
     if len({path.lower() for path in entries}) != len(entries):
         raise _wrong("two files differ in upper and lower case alone")
+    if sum(entry.bytes for entry in entries.values()) > LARGEST_BUNDLE:
+        raise _wrong(f"its files have more than {LARGEST_BUNDLE} bytes together")
     return entries
 
 
@@ -450,6 +541,9 @@ def _graph(graphs: Mapping[str, Any], name: str) -> GraphSpec:
     }
     if "fp32" not in files.get("onnx", {}):
         raise _wrong(f"graph {name!r} has no ONNX file in fp32")
+    for runtime, by_precision in files.items():
+        if not by_precision or (name == "driver" and len(by_precision) > 1):
+            raise _wrong(f"graph {name!r} has {len(by_precision)} files for {runtime[:60]!r}")
     return GraphSpec(doors[0], doors[1], files)
 
 
@@ -479,7 +573,9 @@ def _expression(data: Any) -> ExpressionRow:
 
 
 def _check_references(manifest: Manifest) -> None:
-    """All parts of the manifest speak of the same files."""
+    """All parts of the manifest speak of the same files, and none against another."""
+    if not math.isclose(manifest.gflops, 2 * manifest.gmacs, rel_tol=1e-3, abs_tol=1e-9):
+        raise _wrong(f"{manifest.gmacs:g} GMACs are not {manifest.gflops:g} GFLOPs, which count 2 for each")
     folders = {path.split("/")[0] for path in manifest.files if "/" in path}
     for path in [*manifest.arrays, *manifest.golden_frames]:
         if path not in manifest.files:
@@ -492,13 +588,28 @@ def _check_references(manifest: Manifest) -> None:
     for path, shape in manifest.arrays.items():
         if manifest.files[path].bytes != 4 * math.prod(shape):
             raise _wrong(f"{path!r} of shape {list(shape)} cannot have {manifest.files[path].bytes} bytes")
+    frames = len(manifest.golden_frames)
+    for path, shape in _array_shapes(frames).items():
+        if not frames or manifest.arrays.get(path) != shape:
+            raise _wrong(f"{path!r} must be of shape {list(shape)}, for at least one golden frame")
     if unknown := set(manifest.graphs["student"].files) - set(manifest.graphs["driver"].files):
         raise _wrong(f"{min(unknown)} has a student and no driver")
 
 
+def _array_shapes(frames: int) -> dict[str, tuple[int, ...]]:
+    """The arrays of a bundle with so many golden frames."""
+    return {
+        "identity/landmarks.f32": LANDMARKS_IN.shape[1:],
+        "identity/keypoints.f32": (KEYPOINTS_IN.shape[1], 3),
+        "golden/landmarks.f32": (frames, *LANDMARKS_IN.shape[1:]),
+        "golden/keypoints.f32": (frames, *KEYPOINTS_IN.shape[1:]),
+        "golden/local_landmarks.f32": (frames, *LOCAL_IN.shape[1:]),
+    }
+
+
 def _renamed(folder: Path, manifest: Manifest, entry: FileEntry) -> str:
     """A hint where a file of the same length lies under a name that the manifest does not know."""
-    for path in sorted(folder.rglob("*"))[:MOST_FILES]:
+    for path in itertools.islice(folder.rglob("*"), MOST_FILES):
         name = path.relative_to(folder).as_posix()
         if name not in manifest.files and path.is_file() and path.stat().st_size == entry.bytes:
             return f", but {name} has its length and may be it, renamed"
@@ -559,14 +670,14 @@ def _by_runtime(graphs: Sequence[Lowered]) -> dict[str, dict[str, str]]:
 
 def _check_contents(contents: BundleContents) -> None:
     frames = len(contents.golden_frames)
-    for name, array, shape in (
-        ("source_landmarks", contents.source_landmarks, LANDMARKS_IN.shape[1:]),
-        ("source_keypoints", contents.source_keypoints, (KEYPOINTS_IN.shape[1], 3)),
-        ("golden_landmarks", contents.golden_landmarks, (frames, *LANDMARKS_IN.shape[1:])),
-        ("golden_keypoints", contents.golden_keypoints, (frames, *KEYPOINTS_IN.shape[1:])),
-        ("golden_local_landmarks", contents.golden_local_landmarks, (frames, *LOCAL_IN.shape[1:])),
-        ("golden_frames", contents.golden_frames, (frames, SIZE, SIZE, 3)),
-    ):
+    if contents.name != safe_name(contents.name):
+        raise SpecError(f"{contents.name!r} is no name for an avatar; `safe_name` makes one of any text.")
+    arrays = {path: (array, _array_shapes(frames)[path]) for path, array in _arrays(contents).items()}
+    everything: dict[str, tuple[npt.NDArray[Any], tuple[int, ...]]] = {
+        **arrays,
+        "golden_frames": (contents.golden_frames, (frames, SIZE, SIZE, 3)),
+    }
+    for name, (array, shape) in everything.items():
         if array.shape != shape or not np.isfinite(array).all():
             raise SpecError(f"{name} has shape {array.shape} or holds NaN; a bundle wants finite {shape}.")
     for graphs in (contents.students, contents.drivers):
@@ -574,15 +685,19 @@ def _check_contents(contents: BundleContents) -> None:
             raise SpecError("A bundle wants student and driver as ONNX in fp32 and at least one golden frame.")
 
 
-def _fill(folder: Path, contents: BundleContents) -> Manifest:
-    """Write all files, then the manifest that describes them."""
-    arrays = {
+def _arrays(contents: BundleContents) -> dict[str, Floats]:
+    return {
         "identity/landmarks.f32": contents.source_landmarks,
         "identity/keypoints.f32": contents.source_keypoints,
         "golden/landmarks.f32": contents.golden_landmarks,
         "golden/keypoints.f32": contents.golden_keypoints,
         "golden/local_landmarks.f32": contents.golden_local_landmarks,
     }
+
+
+def _fill(folder: Path, contents: BundleContents) -> Manifest:
+    """Write all files, then the manifest that describes them."""
+    arrays = _arrays(contents)
     golden = tuple(f"golden/frame_{index}.png" for index in range(len(contents.golden_frames)))
     data = {
         **{path: body for graph in (*contents.drivers, *contents.students) for path, body in graph.files.items()},

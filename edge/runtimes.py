@@ -1,6 +1,6 @@
 """What runs a graph: ONNX Runtime, ExecuTorch, Core ML, or plain numpy; each imported when it is asked for.
 
-A runtime is a function: a graph's file in, a callable out that takes named arrays and gives the graph's outputs.
+A runtime is a function: a graph in, a callable out that takes named arrays and gives the graph's outputs.
 Nothing else in `edge` knows which one it is.
 """
 
@@ -25,26 +25,50 @@ Run = Callable[..., tuple[npt.NDArray[Any], ...]]
 """A graph that is ready: named inputs in, its outputs out."""
 
 
-def load_graph(runtime: Runtime, path: Path, threads: int | None = None) -> Run:
-    """A graph that is ready to run.
+def load_graph(runtime: Runtime, source: Path | bytes, threads: int | None = None, *, name: str | None = None) -> Run:
+    """A graph that is ready to run. Who does not know where it comes from lints it first (`edge.avatar` does).
 
     Args:
         runtime: its name.
-        path: the file, or for Core ML the package folder; of `files_of(runtime)`'s format.
+        source: the file or its content, or for Core ML the package folder; of `format_of(runtime)`'s format.
+        name: the file's, for errors, where its content is given.
         threads: for one frame; default: the runtime's own choice. Core ML and numpy have settings of their own;
             ExecuTorch has one for the whole process.
 
     Raises:
         InputError: when there is no such runtime, or ExecuTorch already runs on other threads.
         MissingRuntimeError: when its package is not installed; the sentence says how to get it.
-        BundleError: when the runtime cannot load the file.
+        BundleError: when the runtime cannot load the file; from the callable, when it cannot run it.
     """
-    loaders: dict[str, Callable[[Path, int | None], Run]] = {
-        "onnx": _onnx, "executorch": _executorch, "coreml": _coreml, "numpy": _numpy
-    }  # fmt: skip
-    if runtime not in loaders:
+    if runtime not in get_args(Runtime):
         raise InputError(f"There is no runtime {runtime!r}. Choose {', '.join(get_args(Runtime))}.")
-    return loaders[runtime](path, threads)
+    name = name or (source.name if isinstance(source, Path) else "The graph")
+    if runtime == "coreml":
+        if not isinstance(source, Path):
+            raise SpecError("A Core ML package is a folder; give its path.")
+        return _coreml(source, name)
+    try:
+        prepare(runtime)
+        body = source.read_bytes() if isinstance(source, Path) else source
+    except OSError as error:
+        raise BundleError(f"{source!s} cannot be read ({error.strerror}). Is the bundle complete?") from error
+    if runtime == "numpy":
+        return _numpy(body, name)
+    return (_onnx if runtime == "onnx" else _executorch)(body, name, threads)
+
+
+def prepare(runtime: Runtime) -> None:
+    """Import a runtime's package, so that whatever memory is taken after is a graph's.
+
+    Raises:
+        MissingRuntimeError: when it is not installed.
+    """
+    if runtime == "executorch":
+        _executorch_modules()
+    elif runtime == "coreml" and installed(runtime):
+        importlib.import_module("coremltools")
+    elif runtime == "onnx":
+        importlib.import_module("onnxruntime")
 
 
 def installed(runtime: Runtime) -> bool:
@@ -73,18 +97,18 @@ def _missing(package: str, extra: str) -> MissingRuntimeError:
     return MissingRuntimeError(f'{package} is not installed. Install it with pip install "superface[{extra}]".')
 
 
-def _unreadable(what: str, path: Path, error: Exception) -> BundleError:
+def _fault(what: str, name: str, error: Exception) -> BundleError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return BundleError(f"{what} cannot load {path.name} ({reason}). Fetch the bundle again, or make it anew.")
+    return BundleError(f"{what} {name} ({reason}). Fetch the bundle again, or make it anew.")
 
 
-def _numpy(path: Path, threads: int | None) -> Run:
-    from edge.student import NumpyStudent
+def _numpy(body: bytes, name: str) -> Run:
+    from edge.student import NumpyStudent, parse_graph
 
-    return NumpyStudent(path).run
+    return NumpyStudent(parse_graph(body, name), name).run
 
 
-def onnx_session(path: Path, threads: int | None, *, profile: Path | None = None) -> Any:
+def onnx_session(body: bytes, name: str, threads: int | None, *, profile: Path | None = None) -> Any:
     """ONNX Runtime's session as every frame is drawn in; `profile` begins the name of a file for its operations' times.
 
     Raises:
@@ -102,49 +126,59 @@ def onnx_session(path: Path, threads: int | None, *, profile: Path | None = None
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(body, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own types, which share no base but this.
-        raise _unreadable("ONNX Runtime", path, error) from error
+        raise _fault("ONNX Runtime cannot load", name, error) from error
 
 
-def _onnx(path: Path, threads: int | None) -> Run:
-    session = onnx_session(path, threads)
+def _onnx(body: bytes, name: str, threads: int | None) -> Run:
+    session = onnx_session(body, name, threads)
 
     def run(**inputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], ...]:
-        return tuple(session.run(None, inputs))
+        try:
+            return tuple(session.run(None, inputs))
+        except Exception as error:
+            raise _fault("ONNX Runtime cannot run", name, error) from error
 
     return run
 
 
-def _executorch(path: Path, threads: int | None) -> Run:
+def _executorch(body: bytes, name: str, threads: int | None) -> Run:
     """ExecuTorch's Python runtime takes and gives torch tensors, and so brings torch along; a phone's does not."""
-    try:
-        with warnings.catch_warnings(), _mute():  # of its own use of old names, and of what it looks for in vain
-            warnings.simplefilter("ignore")
-            runtime = importlib.import_module("executorch.runtime")
-            pool = importlib.import_module("executorch.extension.pybindings.portable_lib")
-            torch = importlib.import_module("torch")
-    except ModuleNotFoundError as error:
-        raise _missing("ExecuTorch", "executorch") from error
+    runtime, pool, torch = _executorch_modules()
     _set_pool(pool, threads)
     try:
-        program = runtime.Runtime.get().load_program(path)
+        program = runtime.Runtime.get().load_program(body)
         method = program.load_method("forward")
         if method is None:
             raise ValueError("it has no forward method")
         names = [method.metadata.input_tensor_meta(index) for index in range(method.metadata.num_inputs())]
     except Exception as error:  # Errors of ExecuTorch are plain RuntimeErrors and ValueErrors.
-        raise _unreadable("ExecuTorch", path, error) from error
+        raise _fault("ExecuTorch cannot load", name, error) from error
 
     def run(**inputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], ...]:
         if len(inputs) != len(names):
-            raise SpecError(f"{path.name} wants {len(names)} inputs and got {', '.join(inputs)}.")
+            raise SpecError(f"{name} wants {len(names)} inputs and got {', '.join(inputs)}.")
         # A .pte knows its inputs by their order alone: that of edge.spec, which keyword arguments keep.
-        outputs = method.execute([torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()])
-        return tuple(output.numpy().copy() for output in outputs)
+        try:
+            outputs = method.execute([torch.from_numpy(np.ascontiguousarray(value)) for value in inputs.values()])
+            return tuple(output.numpy().copy() for output in outputs)
+        except Exception as error:
+            raise _fault("ExecuTorch cannot run", name, error) from error
 
-    run.keep = program  # type: ignore[attr-defined]  # a method dies with its program
+    run.keep = program, body  # type: ignore[attr-defined]  # a method dies with its program, and that with its bytes
     return run
+
+
+def _executorch_modules() -> tuple[Any, Any, Any]:
+    try:
+        with warnings.catch_warnings(), _mute():  # of its own use of old names, and of what it looks for in vain
+            warnings.simplefilter("ignore")
+            names = ("executorch.runtime", "executorch.extension.pybindings.portable_lib", "torch")
+            runtime, pool, torch = map(importlib.import_module, names)
+    except ModuleNotFoundError as error:
+        raise _missing("ExecuTorch", "executorch") from error
+    return runtime, pool, torch
 
 
 _pool_threads: int | None = None
@@ -179,24 +213,27 @@ def _mute() -> Iterator[None]:
         os.close(kept)
 
 
-def _coreml(path: Path, threads: int | None) -> Run:
+def _coreml(package: Path, name: str) -> Run:
     """Core ML itself on macOS; elsewhere the interpreter, which computes the same program in numpy."""
     if sys.platform != "darwin":
         from edge.mil import MilProgram
 
-        return MilProgram(path).run
+        return MilProgram(package).run
     try:
         models = importlib.import_module("coremltools.models")
     except ModuleNotFoundError as error:
         raise _missing("coremltools", "coreml") from error
     try:
-        model = models.MLModel(str(path))
+        model = models.MLModel(str(package))
         outputs = [value.name for value in model.get_spec().description.output]
     except Exception as error:  # coremltools raises plain RuntimeErrors.
-        raise _unreadable("Core ML", path, error) from error
+        raise _fault("Core ML cannot load", name, error) from error
 
     def run(**inputs: npt.NDArray[np.float32]) -> tuple[npt.NDArray[Any], ...]:
-        made = model.predict(inputs)
-        return tuple(np.asarray(made[name], np.float32) for name in outputs)
+        try:
+            made = model.predict(inputs)
+            return tuple(np.asarray(made[output], np.float32) for output in outputs)
+        except Exception as error:
+            raise _fault("Core ML cannot run", name, error) from error
 
     return run

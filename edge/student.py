@@ -1,13 +1,13 @@
 """The student's forward pass in numpy, straight from `student.onnx`: node by node, each a readable operation.
 
 An avatar's weights exist once, in its ONNX file. This module reads that file with a small protocol-buffer
-reader (so that edge needs no onnx package) and walks its nodes with `edge.ops`. It is about fifty times
+reader (so that edge needs no onnx package) and walks its nodes with `edge.ops`. It is several times
 slower than ONNX Runtime; it exists as an independent judge of the other runtimes, and for ports to compare
 layer by layer.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,13 @@ class Node(NamedTuple):
     attributes: dict[str, Any]
 
 
+class Door(NamedTuple):
+    """Type and shape of an input or output, as far as the file says."""
+
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | None, ...] | None
+
+
 class Graph(NamedTuple):
     """What an ONNX file says: operations in order, constants by name, names at the door."""
 
@@ -46,25 +53,28 @@ class Graph(NamedTuple):
     constants: dict[str, npt.NDArray[Any]]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    doors: dict[str, Door]
+    """What the file says of each input and output."""
 
 
 class NumpyStudent:
     """A graph that is ready to run. Made once per avatar, driven once per frame."""
 
-    def __init__(self, path: Path):
-        """Read the graph.
+    def __init__(self, graph: Graph, name: str = "The graph"):
+        """Take a graph.
 
         Args:
-            path: an ONNX file whose operations are among those below.
+            graph: as `read_graph` gives it, with operations among those below.
+            name: for errors.
 
         Raises:
-            BundleError: when the file cannot be read as ONNX, or needs an operation that is not here.
+            BundleError: when it needs an operation that is not here.
         """
-        self.graph = read_graph(path)
+        self.graph = graph
         unknown = sorted({node.kind for node in self.graph.nodes} - OPERATIONS.keys())
         if unknown:
             raise BundleError(
-                f"{path.name} uses {', '.join(unknown)}, which the numpy runtime does not know. "
+                f"{name} uses {', '.join(unknown)}, which the numpy runtime does not know. "
                 'Use runtime="onnx" for this avatar.'
             )
         # The node after which a value is no longer needed: frees the large maps early.
@@ -81,13 +91,20 @@ class NumpyStudent:
 
         Raises:
             SpecError: when an input is missing or unknown.
+            BundleError: when an operation cannot be computed.
         """
         if set(inputs) != set(self.graph.inputs):
             raise SpecError(f"This graph wants {', '.join(self.graph.inputs)}, and got {', '.join(inputs)}.")
         values: dict[str, npt.NDArray[Any]] = {**self.graph.constants, **inputs}
         for index, node in enumerate(self.graph.nodes):
             given = [values[name] if name else None for name in node.inputs]
-            results = OPERATIONS[node.kind](given, node.attributes)
+            try:
+                with np.errstate(all="ignore"):  # An infinity is a result: what becomes of it is for others to judge.
+                    results = OPERATIONS[node.kind](given, node.attributes)
+            except (ArithmeticError, LookupError, SpecError, TypeError, ValueError) as error:
+                raise BundleError(
+                    f"{node.name or 'A node'} ({node.kind}) cannot be computed ({error}). Fetch the bundle again."
+                ) from error
             values.update({n: r for n, r in zip(node.outputs, results, strict=False) if r is not None})
             for name in node.inputs:
                 if self._last_use.get(name) == index and name not in self.graph.outputs:
@@ -352,27 +369,41 @@ OPERATIONS: dict[str, Callable[[Values, Mapping[str, Any]], Values]] = {
 
 
 def read_graph(path: Path) -> Graph:
-    """An ONNX file's operations and constants. No part of the file is executed or trusted to be well formed.
-
-    Args:
-        path: the file; at most `LARGEST_GRAPH` bytes, weights inside.
+    """An ONNX file's operations and constants; see `parse_graph`.
 
     Raises:
         BundleError: when the file is missing, too large, or not a whole ONNX graph.
     """
     try:
-        if path.stat().st_size > LARGEST_GRAPH:
-            raise BundleError(f"{path.name} is larger than any avatar's graph. Fetch the bundle again.")
-        data = memoryview(path.read_bytes())
+        with path.open("rb") as file:
+            body = file.read(LARGEST_GRAPH + 1)
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror}). Is the bundle complete?") from error
+    return parse_graph(body, path.name)
+
+
+def parse_graph(body: bytes, name: str) -> Graph:
+    """The operations and constants of an ONNX file. No part of it is executed or trusted to be well formed.
+
+    Args:
+        body: the file's bytes, at most `LARGEST_GRAPH`, weights inside.
+        name: for errors.
+
+    Raises:
+        BundleError: when it is too large, or not a whole ONNX graph of operations of the standard alone.
+    """
+    if len(body) > LARGEST_GRAPH:
+        raise BundleError(f"{name} is larger than any avatar's graph. Fetch the bundle again.")
     try:
-        bodies = [value for field, value in _fields(data) if field == 7]
+        fields = list(_fields(memoryview(body)))
+        bodies = [value for field, value in fields if field == 7]
         if len(bodies) != 1:
             raise ValueError(f"{len(bodies)} graphs where one is expected")
+        if any(field in (20, 25) for field, _ in fields):
+            raise ValueError("it brings functions of its own, or how it is trained")
         return _graph(_bytes(bodies[0]))
     except (ValueError, KeyError, IndexError, TypeError, struct.error, OverflowError) as error:
-        message = f"{path.name} is not a whole ONNX graph ({error}). Fetch the bundle again."
+        message = f"{name} is not a whole ONNX graph ({error}). Fetch the bundle again."
         raise BundleError(message) from error
 
 
@@ -442,6 +473,7 @@ def _graph(data: memoryview) -> Graph:
     constants: dict[str, npt.NDArray[Any]] = {}
     inputs: list[str] = []
     outputs: list[str] = []
+    doors: dict[str, Door] = {}
     for field, value in _fields(data):
         if field == 1:
             nodes.append(_node(_bytes(value)))
@@ -449,17 +481,44 @@ def _graph(data: memoryview) -> Graph:
             name, tensor = _tensor(_bytes(value))
             constants[name] = tensor
         elif field in (11, 12):
-            name = next(_text(inner) for number, inner in _fields(_bytes(value)) if number == 1)
+            name, doors_of = _door(_bytes(value))
             (inputs if field == 11 else outputs).append(name)
+            doors[name] = doors_of
+        elif field == 15:
+            raise ValueError("sparse constants")
     known = {*constants, *inputs}
     for node in nodes:
         missing = {name for name in node.inputs if name} - known
         if missing:
             raise ValueError(f"node {node.name} reads {sorted(missing)[0]}, which nothing makes")
+        if again := known & {name for name in node.outputs if name}:
+            raise ValueError(f"{sorted(again)[0]} is made twice")
         known.update(node.outputs)
     if not outputs or not set(outputs) <= known:
         raise ValueError("the outputs are not made by any node")
-    return Graph(tuple(nodes), constants, tuple(n for n in inputs if n not in constants), tuple(outputs))
+    return Graph(tuple(nodes), constants, tuple(n for n in inputs if n not in constants), tuple(outputs), doors)
+
+
+def _door(data: memoryview) -> tuple[str, Door]:
+    """An input or output: its name, and what ValueInfoProto, TypeProto and TensorShapeProto say of it."""
+    fields = list(_fields(data))
+    name = next((_text(value) for field, value in fields if field == 1), "")
+    dtype, shape = None, None
+    for tensor in [inner for kind in _inside(fields, 2) for inner in _inside(_fields(kind), 1)]:
+        for field, value in _fields(tensor):
+            if field == 1:
+                dtype = np.dtype(_DTYPES[int(_integers(value)[0])])
+            elif field == 2:
+                shape = tuple(
+                    next((_integers(size)[0] for number, size in _fields(part) if number == 1), None)
+                    for part in _inside(_fields(_bytes(value)), 1)
+                )
+    return name, Door(dtype, shape)
+
+
+def _inside(fields: Iterable[tuple[int, int | memoryview]], wanted: int) -> list[memoryview]:
+    """The messages within a message that stand in one field."""
+    return [_bytes(value) for field, value in fields if field == wanted]
 
 
 def _node(data: memoryview) -> Node:
@@ -479,6 +538,8 @@ def _node(data: memoryview) -> Node:
         elif field == 5:
             key, setting = _attribute(_bytes(value))
             attributes[key] = setting
+        elif field == 7 and _text(value) not in ("", "ai.onnx"):
+            raise ValueError(f"{kind or 'an operation'} of {_text(value)}, which is not the standard's")
     return Node(kind, name, tuple(inputs), tuple(outputs), attributes)
 
 

@@ -1,8 +1,11 @@
 """The bundle folder: whole or not at all, and nothing in it is believed before it is checked."""
 
 import errno
+import hashlib
 import json
 import os
+import struct
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -108,7 +111,7 @@ def test_what_is_written_is_read(folder, contents):
     ):
         np.testing.assert_array_equal(bundle.read_array(folder, manifest, name), array)
     for name, frame in zip(manifest.golden_frames, contents.golden_frames, strict=True):
-        np.testing.assert_array_equal(bundle.read_frame(folder, name), frame)
+        np.testing.assert_array_equal(bundle.read_frame(folder, manifest, name), frame)
     assert [path.name for path in folder.parent.iterdir()] == ["someone.avatar"]
 
 
@@ -169,7 +172,7 @@ def test_a_failed_swap_restores_the_old_bundle(folder, contents, tmp_path, monke
 
 
 def test_wrong_contents_are_refused(contents, tmp_path):
-    with pytest.raises(SpecError, match=r"golden_keypoints has shape \(2, 20, 3\)"):
+    with pytest.raises(SpecError, match=r"golden/keypoints.f32 has shape \(2, 20, 3\)"):
         write_bundle(tmp_path / "a.avatar", replace(contents, golden_keypoints=floats(2, KEYPOINTS, 3)))
     with pytest.raises(SpecError, match="holds NaN"):
         write_bundle(tmp_path / "a.avatar", replace(contents, source_keypoints=np.full((20, 3), np.nan, "f4")))
@@ -217,13 +220,122 @@ def test_no_bundle_at_all(tmp_path):
 
 
 def test_unreadable_arrays_and_frames(folder):
+    for value in (np.nan, np.inf, 1e9):
+        manifest = signed(folder, "identity/keypoints.f32", np.full(60, value, "<f4").tobytes())
+        with pytest.raises(BundleError, match=r"no array of shape .* in crop coordinates"):
+            bundle.read_array(folder, manifest, "identity/keypoints.f32")
+    whole = (folder / "golden/frame_0.png").read_bytes()
+    zeros = b"IDAT" + zlib.compress(bytes(2**20))
+    vast = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    bomb = whole[:8] + b"".join(_chunk(part) for part in (vast, zeros, b"IEND"))
+    for body in (b"not a picture", whole[:-40], whole[:60] + b"\0" * 40 + whole[100:], bomb, b""):
+        with pytest.raises(BundleError, match="not a readable PNG"):
+            bundle.read_frame(folder, signed(folder, "golden/frame_0.png", body), "golden/frame_0.png")
+
+
+def _chunk(body):
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def signed(folder, name, body):
+    """A manifest that vouches for another content of a file."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(body)
     manifest = read_manifest(folder)
-    (folder / "identity/keypoints.f32").write_bytes(np.full(60, np.nan, "<f4").tobytes())
-    with pytest.raises(BundleError, match="not a finite array"):
-        bundle.read_array(folder, manifest, "identity/keypoints.f32")
-    (folder / "golden/frame_0.png").write_bytes(b"not a picture")
-    with pytest.raises(BundleError, match="not a readable PNG"):
-        bundle.read_frame(folder, "golden/frame_0.png")
+    entry = bundle.FileEntry(len(body), hashlib.sha256(body).hexdigest())
+    manifest = replace(manifest, files=manifest.files | {name: entry})
+    (folder / "manifest.json").write_bytes(bundle.manifest_text(manifest))
+    return manifest
+
+
+def test_what_is_not_listed_is_refused(folder, tmp_path):
+    manifest = read_manifest(folder)
+    (folder / "golden" / ".DS_Store").write_bytes(b"of a file manager")
+    verify_files(folder, manifest)
+    for stranger in ("weights.bin", "golden/more.png", "student.mlpackage/Data/com.apple.CoreML/weights/weight.bin"):
+        path = folder / stranger
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+        with pytest.raises(BundleError, match=r"lies in .* and is not in its manifest"):
+            verify_files(folder, manifest)
+        path.unlink()
+        path.symlink_to("/etc/passwd")
+        with pytest.raises(BundleError, match="not in its manifest"):
+            verify_files(folder, manifest)
+        path.unlink()
+    (folder / "student.mlpackage/Data/com.apple.CoreML/weights").rmdir()
+    (folder / "empty").mkdir()
+    with pytest.raises(BundleError, match="not in its manifest"):
+        verify_files(folder, manifest)
+
+
+def test_what_was_checked_is_what_is_read(folder, monkeypatch):
+    """Nobody can swap a file between its check and its use: the bytes that were hashed are the bytes returned."""
+    manifest = read_manifest(folder)
+    assert bundle.read_file(folder, manifest, "student.onnx") == b"student"
+    (folder / "student.onnx").write_bytes(b"STUDENT")
+    with pytest.raises(BundleError, match="was changed since"):
+        bundle.read_file(folder, manifest, "student.onnx")
+
+
+def test_a_package_is_copied_without_strangers(folder, tmp_path):
+    manifest = read_manifest(folder)
+    (folder / "student.mlpackage/Data/com.apple.CoreML/stranger").write_bytes(b"x")
+    package = bundle.copy_package(folder, manifest, "student.mlpackage", tmp_path / "copy")
+    found = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
+    listed = {path.partition("/")[2] for path in manifest.files if path.startswith("student.mlpackage/")}
+    assert found == listed
+
+
+NAMES = [
+    "/tmp/x",
+    "../x",
+    "a/b",
+    "a\\b",
+    "",
+    ".",
+    "..",
+    "-_/",
+    "CON",
+    "nul",
+    "com1",
+    "x" * 65,
+    "a b",
+    "a.b",
+    "~",
+    "a:b",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_no_path(valid, name):
+    with pytest.raises(BundleError, match=r"is no name for an avatar|'name' must be a text"):
+        parse(valid | {"name": name})
+
+
+@given(st.text())
+def test_a_safe_name_is_one(name):
+    safe = bundle.safe_name(name)
+    assert bundle.safe_name(safe) == safe
+    assert len(safe) <= 65
+    assert not set(safe) & set("/\\:.~ \0")
+    assert bundle.safe_name("Grace-Hopper_2") == "Grace-Hopper_2"
+
+
+@pytest.mark.parametrize("char", ["\x1b", "\r", "\n", "\0", "\x7f", "\x9b", "\u202e", "\u2066", "\ud800"])
+def test_control_characters_reach_no_terminal(valid, char):
+    for change in ({"consent": f"a{char}b"}, {"training": {"a": [{f"k{char}": 1}]}}, {f"x{char}": 1}):
+        with pytest.raises(BundleError, match="control characters"):
+            parse(valid | change)
+    if char != "\n":
+        assert char not in bundle.printable(f"a{char}b")
+    assert parse(valid | {"consent": "José agreed, « oui », 佐藤\u00a0🙂"}).consent.startswith("José")
+
+
+def test_a_key_stands_once(valid):
+    text = json.dumps(valid)
+    with pytest.raises(BundleError, match="a key stands twice"):
+        parse_manifest(text.replace('"gmacs"', '"gmacs": 1, "gmacs"', 1).encode())
 
 
 @pytest.mark.parametrize(
@@ -267,7 +379,7 @@ def test_no_manifest(text, message):
     ],
 )
 def test_paths_that_leave_the_bundle(valid, path):
-    with pytest.raises(BundleError, match="is no path inside the bundle"):
+    with pytest.raises(BundleError, match=r"is no path inside the bundle|control characters"):
         parse(valid | {"files": valid["files"] | {path: {"bytes": 1, "sha256": "0" * 64}}})
 
 
@@ -286,7 +398,9 @@ def test_paths_that_leave_the_bundle(valid, path):
         ({"gmacs": True}, "'gmacs' must be a number"),
         ({"parity": [3]}, "parity row"),
         ({"name": ""}, "'name' must be a text"),
-        ({"name": "\ud800"}, "'name' must be a text"),
+        ({"name": "\ud800"}, "control characters"),
+        ({"gflops": 5.0}, "GMACs are not 5 GFLOPs"),
+        ({"golden_frames": []}, "for at least one golden frame"),
     ],
 )
 def test_absurd_manifests(valid, change, message):

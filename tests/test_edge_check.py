@@ -1,15 +1,20 @@
 """The verdict on a bundle, and the measure behind it."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.bundle import manifest_text, read_manifest
+from edge.avatar import Avatar
+from edge.bench import bench
+from edge.bundle import FileEntry, manifest_text, read_manifest
 from edge.check import GATES, SAME_DB, check, psnr_db, report
 from edge.errors import BundleError
+from edge.runtimes import installed
 
 
 def test_psnr():
@@ -37,8 +42,6 @@ def test_a_good_avatar_passes(avatar_bundle):
 
 def disturbed(bundle, folder, name, body):
     """A copy with another file in it, and a manifest that vouches for it."""
-    import hashlib
-
     shutil.copytree(bundle, folder)
     (folder / name).write_bytes(body)
     manifest = read_manifest(folder)
@@ -67,3 +70,68 @@ def test_a_golden_frame_of_another_size(avatar_bundle, tmp_path):
     thumbnail = (avatar_bundle / "identity/thumbnail.png").read_bytes()
     with pytest.raises(BundleError, match="is 32 × 32, not 512 × 512"):
         check(disturbed(avatar_bundle, tmp_path / "a.avatar", "golden/frame_0.png", thumbnail))
+
+
+CASES = Path(__file__).parents[1].parent / "shared" / "cases" / "bundles"
+
+
+@pytest.mark.parametrize("case", sorted(CASES.glob("*.avatar")) or [None], ids=lambda path: path.stem if path else "")
+def test_hostile_bundles_are_answered_in_a_sentence(case):
+    if case is None:
+        pytest.skip("no hostile bundles are at hand")
+    if case.stem == "ok":
+        assert check(case).passed
+        return
+    if case.stem == "pte_abort" and not installed("executorch"):
+        pytest.skip("executorch is not installed")
+    with pytest.raises(BundleError) as caught:
+        check(case)
+    assert str(caught.value).isprintable()
+
+
+def test_graphs_are_linted_before_any_runtime_loads_them(avatar_bundle, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(avatar_bundle / "student.onnx")
+    loop = onnx.helper.make_node("Loop", ["", ""], [], body=onnx.helper.make_graph([], "b", [], []))
+    model.graph.node.insert(0, loop)
+    folder = disturbed(avatar_bundle, tmp_path / "a.avatar", "student.onnx", model.SerializeToString())
+    for use in (lambda: check(folder), lambda: Avatar.load(folder), lambda: bench(folder, frames=3, threads=[1])):
+        with pytest.raises(BundleError, match="a graph inside a graph"):
+            use()
+
+
+@pytest.mark.skipif(not installed("executorch"), reason="executorch is not installed")
+def test_damaged_programs_of_executorch_are_a_sentence(avatar_bundle, tmp_path):
+    uses = {"check": lambda folder: check(folder, runtimes=["executorch"])}
+    uses["load"] = lambda folder: Avatar.load(folder, runtime="executorch")
+    for (name, use), body in zip(uses.items(), (b"\0" * 4096, b"\x1c\0\0\0ET12" + bytes(range(256))), strict=True):
+        folder = tmp_path / f"{name}.avatar"
+        shutil.copytree(avatar_bundle, folder)
+        manifest = read_manifest(folder)
+        graphs = {
+            graph: spec._replace(files=spec.files | {"executorch": {"fp32": f"{graph}.pte"}})
+            for graph, spec in manifest.graphs.items()
+        }
+        entry = FileEntry(len(body), hashlib.sha256(body).hexdigest())
+        for graph in graphs:
+            (folder / f"{graph}.pte").write_bytes(body)
+        manifest = dataclasses.replace(
+            manifest, graphs=graphs, files=manifest.files | {f"{graph}.pte": entry for graph in graphs}
+        )
+        (folder / "manifest.json").write_bytes(manifest_text(manifest))
+        with pytest.raises(BundleError):
+            use(folder)
+
+
+def test_code_beside_a_bundle_does_not_run(avatar_bundle, tmp_path, monkeypatch):
+    for module in ("json", "numpy", "onnxruntime", "edge"):
+        (tmp_path / f"{module}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    shutil.copytree(avatar_bundle, tmp_path / "a.avatar")
+    monkeypatch.chdir(tmp_path)
+    assert check("a.avatar").passed
+    assert bench("a.avatar", frames=3, threads=[1], runtimes=["onnx"]).rows
+    (tmp_path / "a.avatar" / "json.py").write_text("")
+    monkeypatch.chdir(tmp_path / "a.avatar")
+    with pytest.raises(BundleError, match=r"json\.py lies in"):
+        bench(".", frames=3, threads=[1])
+    assert not (tmp_path / "ran").exists()
