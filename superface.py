@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edge.__main__ import add_commands, run_safely
+from edge.__main__ import add_commands, run_safely, speak_plainly
 from edge.errors import InputError, MissingRuntimeError
 from training.config import MINUTES, TEACHERS, TIERS, TRAINING_FRAMES, TeacherTraining
 
@@ -47,6 +47,10 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         help="a video or track (.npz) whose motion is learned as well and shown in the preview",
     )
     parser.add_argument("--face", type=int, help="which face, counted from the left (default: the largest)")
+    parser.add_argument(
+        "--strict", action="store_true",
+        help="refuse a photo that no good avatar can come of (closed eyes, open mouth, blur, …) instead of a note",
+    )  # fmt: skip
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, help=f"training time in minutes (default: {MINUTES:g})")
     budget.add_argument("--steps", type=int, help="training steps instead of minutes, for runs that repeat exactly")
@@ -90,6 +94,7 @@ def run_make(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         driving=arguments.driving,
         face=arguments.face,
+        strict=arguments.strict,
         teacher=arguments.teacher,
         runs=arguments.runs,
         frames=arguments.frames,
@@ -283,6 +288,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0, or 1 where a check failed, 2 for a mistake, 130 for Ctrl-C."""
+    speak_plainly()
     parser = argparse.ArgumentParser(
         prog="superface",
         description="One photo in, a personal talking avatar out, in real time on cheap phones.",

@@ -10,7 +10,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -30,7 +32,16 @@ from converters.to_executorch import export_executorch
 from converters.to_onnx import CALIBRATION_FRAMES, export_onnx
 from edge.avatar import Avatar
 from edge.bench import Bench, bench
-from edge.bundle import CONSENT, BundleContents, ExpressionRow, Lowered, Manifest, write_bundle
+from edge.bundle import (
+    CONSENT,
+    BundleContents,
+    ExpressionRow,
+    Lowered,
+    Manifest,
+    printable,
+    safe_name,
+    write_bundle,
+)
 from edge.check import CheckReport, check, psnr_db
 from edge.check import report as explain
 from edge.errors import BundleError, FidelityError, InputError
@@ -47,7 +58,7 @@ from training.distill import DistilResult, RenderedTrack, distil, evaluate, prin
 from training.driver import Driver
 from training.evaluators import load_head_pose, load_perceptual
 from training.expressions import draw_closeups, draw_lesson, measure_expressions, shortfalls, teach
-from training.flops import student_cost
+from training.flops import student_config, student_cost
 from training.metrics import Fidelity, psnr
 from training.student import Student
 from training.teachers import Identity, Teacher, load_teacher
@@ -82,6 +93,8 @@ class MakeConfig:
     """A clip or track whose motion is learned beside the procedural one."""
     face: int | None = None
     """Which face of the photo, counted from the left; default: the largest."""
+    strict: bool = False
+    """Refuse a photo that no good avatar can come of, instead of saying so in a note."""
     teacher: str = "mesh"
     runs: Path = Path("runs")
     """Folder that holds one folder a run."""
@@ -159,22 +172,37 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
         MissingRuntimeError: MediaPipe or its model is missing.
     """
     config = config or MakeConfig()
+    student_config(config.distil.gflops)  # what no student fits is said before anything is made
+    if config.consent is not None and printable(config.consent) != config.consent.replace("\n", "").replace("\t", ""):
+        raise InputError("The consent holds line breaks or control characters. Say it in one line.")
     started = time.monotonic()
     example = str(photo or "grace_hopper")
     is_example = example in EXAMPLES and not Path(example).exists()
     path = example_photo(example) if is_example else Path(example)
-    name = _safe_name(config.name or path.stem)
+    name = safe_name(config.name or path.stem)
+    if not name:
+        raise InputError(f"{config.name or path.stem!r} is no name for an avatar. Give one of letters with --name.")
+    run = config.runs / name
+    if config.runs.exists() and not config.runs.is_dir():
+        raise InputError(f"--runs {config.runs} is no folder. Choose another.")
 
     say(f"Reading {path.name}")
-    portrait = read_portrait(path, face=config.face)
+    portrait = read_portrait(path, face=config.face, strict=config.strict)
     for note in portrait.notes:
         say(f"  note: {note}")
-    run = config.runs / name
     driving = read_driving(config.driving, source_landmarks=portrait.landmarks) if config.driving else None
     for note in driving.notes if driving else ():
         say(f"  note: {note}")
-    _claim(run, portrait, config)
+    licence = EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
+    with _claimed(run, portrait, config):
+        return _make(name, run, portrait, driving, licence, is_example, config, started)
 
+
+def _make(
+    name: str, run: Path, portrait: Portrait, driving: Track | None, licence: str, is_example: bool,
+    config: MakeConfig, started: float,
+) -> Made:  # fmt: skip
+    """What `make` does once it knows whom and where."""
     teacher = load_teacher(config.teacher)
     source_landmarks = torch.from_numpy(portrait.landmarks)
     source_image = torch.from_numpy(portrait.image).permute(2, 0, 1).float() / 255
@@ -215,7 +243,6 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
 
     say("Lowering to every runtime, and comparing what each executes with the trained student")
     bundle = run / f"{name}.avatar"
-    licence = EXAMPLES[example][2] if is_example else "the photo's own; whoever made the avatar answers for it"
     contents = _contents(
         name, portrait, identity, teacher, result, hardest, driven, expressions, config, licence, is_example
     )
@@ -287,19 +314,30 @@ def say(line: str) -> None:
     tqdm.write(line)
 
 
-def _safe_name(name: str) -> str:
-    """A name that is a folder on every system: letters, digits, dash, underscore."""
-    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")
-    if not safe:
-        raise InputError(f"{name!r} is no name for an avatar. Give one of letters and digits with --name.")
-    return safe[:64]
+@contextmanager
+def _claimed(run: Path, portrait: Portrait, config: MakeConfig) -> Iterator[None]:
+    """The run folder, for this photo and this process alone: whoever else is at work there is not mixed in."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(
+            f"Another superface make is at work in {run}. Wait until it is done, or give this one a --name."
+        ) from error
+    except OSError as error:
+        raise InputError(f"{run} cannot be made ({error.strerror}). Choose another folder with --runs.") from error
+    try:
+        _sign(run, portrait, config)
+        yield
+    finally:
+        lock.release()
 
 
-def _claim(run: Path, portrait: Portrait, config: MakeConfig) -> None:
-    """The run folder, for this photo alone: another photo of the same name is refused, not mixed in."""
+def _sign(run: Path, portrait: Portrait, config: MakeConfig) -> None:
+    """Whose run it is, and nobody else's: another photo of the same name is refused."""
     digest = hashlib.sha256(portrait.image.tobytes() + portrait.landmarks.tobytes()).hexdigest()
     record = run / "run.json"
-    run.mkdir(parents=True, exist_ok=True)
     if record.exists():
         try:
             known = json.loads(record.read_text())["photo_sha256"]

@@ -5,17 +5,23 @@
 
 import argparse
 import errno
+import io
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 from edge.avatar import Avatar
+from edge.bundle import printable, read_manifest
 from edge.errors import InputError, SuperFaceError
+from edge.files import claim
 from edge.motion import Mouth
 from edge.runtimes import Precision, Runtime
 
@@ -31,28 +37,68 @@ def add_commands(verbs: Any) -> None:
 
 
 def run_safely(command: Callable[[], int]) -> int:
-    """The exit code of a command: its own, 2 with one sentence for a user's mistake, 130 for Ctrl-C."""
+    """The exit code of a command: its own, 2 with one sentence for a user's mistake, 128 and more for a signal."""
+    with _stoppable():
+        return _run(command)
+
+
+def _run(command: Callable[[], int]) -> int:
     try:
         return command()
     except SuperFaceError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(printable(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # Whoever read our output has had enough, as `head` has; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print("Stopped; nothing half-written was left.", file=sys.stderr)
-        return 130
+        return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in _EXPLAINED:
             raise
-        print(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}.", file=sys.stderr)
+        print(printable(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}."), file=sys.stderr)
         return 2
+
+
+_EXPLAINED = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.ELOOP,
+)  # fmt: skip
+"""Faults of a path that the user gave, or of the disk."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGHUP stop as Ctrl-C does, so that whatever is half-written goes; a nohup is respected."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    kept = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                kept[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, before in kept.items():
+            signal.signal(number, before)
+
+
+def speak_plainly() -> None:
+    """Whatever the terminal can show: a letter that it lacks becomes a question mark, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
+    speak_plainly()
     parser = argparse.ArgumentParser(prog="python -m edge", description="Drive, measure and check avatars.")
     add_commands(parser.add_subparsers(required=True, metavar="animate|track|bench|check"))
     parsed = parser.parse_args(arguments)
@@ -77,6 +123,7 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
         help="relative: the photo's mouth is the driver's neutral one; absolute: lips part as far as the driver's, "
         "so that a photo with a laugh can close its mouth (default: %(default)s)",
     )
+    parser.add_argument("--force", action="store_true", help="write over a file that superface did not make")
     parser.add_argument("--json", action="store_true", help="end with one JSON line instead of a sentence")
 
 
@@ -85,15 +132,17 @@ def run_animate(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from edge.track import TRACK_SUFFIX, read_driving
-    from edge.video import VideoWriter
+    from edge.video import FORMATS, VideoWriter, made_here
 
+    driving: Path | None = arguments.driving
+    name = arguments.output or Path(f"{read_manifest(arguments.avatar).name}.mp4")
+    output = claim(name, suffixes=FORMATS, ours=made_here, inputs=[driving], force=arguments.force)
     avatar = Avatar.load(
         arguments.avatar,
         runtime=arguments.runtime,
         precision=arguments.precision,
         threads=arguments.threads,
     )
-    driving: Path | None = arguments.driving
     if driving is None:
         from edge.library import held_out_seed, procedural_track
 
@@ -105,7 +154,6 @@ def run_animate(arguments: argparse.Namespace) -> int:
     for note in track.notes:
         print(note, file=sys.stderr)
 
-    output = arguments.output or Path(f"{avatar.manifest.name}.mp4")
     times_ms = []
     clip = driving if driving is not None and driving.suffix.lower() != TRACK_SUFFIX else None
     with VideoWriter(output, track.fps, sound=clip, sound_start_s=track.start_s) as writer:
@@ -116,14 +164,14 @@ def run_animate(arguments: argparse.Namespace) -> int:
             writer.write(frame)
     median_ms = float(np.median(times_ms))
     result = {
-        "output": str(output),
+        "output": str(name),
         "frames": len(times_ms),
         "fps": track.fps,
         "median_ms": round(median_ms, 2),
         "runtime": arguments.runtime,
         "precision": avatar.precision,
     }
-    sentence = f"{output}: {len(times_ms)} frames, {median_ms:.1f} ms each. {avatar.manifest.synthetic_media}"
+    sentence = f"{name}: {len(times_ms)} frames, {median_ms:.1f} ms each. {avatar.manifest.synthetic_media}"
     print(json.dumps(result) if arguments.json else sentence)
     return 0
 
@@ -135,18 +183,18 @@ def _add_track(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_track)
     parser.add_argument("clip", type=Path, help="a video with one face")
     parser.add_argument("-o", "--output", type=Path, help="track to write (default: the clip's name with .npz)")
+    parser.add_argument("--force", action="store_true", help="write over a file that is no track")
     parser.add_argument("--json", action="store_true", help="end with one JSON line instead of a sentence")
 
 
 def run_track(arguments: argparse.Namespace) -> int:
     """Write the landmarks of a video's face, frame by frame, as a track."""
-    from edge.track import TRACK_SUFFIX, save_track, track_video
+    from edge.track import TRACK_SUFFIX, made_here, save_track, track_video
 
-    output = arguments.output or arguments.clip.with_suffix(TRACK_SUFFIX)
-    if output.suffix != TRACK_SUFFIX:
-        raise InputError(f"A track is a {TRACK_SUFFIX} file, not {output.name}. Choose another output.")
+    written = arguments.output or arguments.clip.with_suffix(TRACK_SUFFIX)
+    output = claim(written, suffixes=[TRACK_SUFFIX], ours=made_here, inputs=[arguments.clip], force=arguments.force)
     track = track_video(arguments.clip)
-    written = save_track(track, output)
+    save_track(track, output)
     for note in track.notes:
         print(note, file=sys.stderr)
     found = int(track.detected.sum())
@@ -197,7 +245,6 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from edge import phones
-    from edge.bundle import read_manifest
 
     manifest = read_manifest(arguments.avatar) if arguments.avatar else None
     predictions = phones.predict(avatar=(manifest.name, manifest.gmacs) if manifest else None)

@@ -29,6 +29,9 @@ from edge.topology import LANDMARKS
 Floats = npt.NDArray[np.float32]
 Frame = npt.NDArray[np.uint8]
 
+MOST_THREADS = 256
+"""For one frame; beyond, a runtime may fail to start them."""
+
 
 class Avatar:
     """One person, bound. Made by `load`; there is no half-loaded state."""
@@ -75,8 +78,8 @@ class Avatar:
         """
         if runtime not in get_args(Runtime):
             raise InputError(f"There is no runtime {runtime!r}. Choose {', '.join(get_args(Runtime))}.")
-        if threads is not None and threads < 1:
-            raise InputError(f"{threads} threads cannot draw a frame. Give 1 or more, or leave it out.")
+        if threads is not None and not 1 <= threads <= MOST_THREADS:
+            raise InputError(f"{threads} threads cannot draw a frame. Give 1 to {MOST_THREADS}, or leave it out.")
         manifest = bundles.read_manifest(bundle)
         bundles.verify_files(bundle, manifest)
         files = manifest.graphs["student"].files.get(format_of(runtime), {})

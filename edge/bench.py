@@ -21,7 +21,7 @@ import numpy as np
 
 from edge import bundle as bundles
 from edge import sandbox
-from edge.avatar import Avatar, open_graph
+from edge.avatar import MOST_THREADS, Avatar, open_graph
 from edge.errors import InputError
 from edge.runtimes import Precision, Runtime, engine, format_of, installed, onnx_session, prepare
 from edge.spec import KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
@@ -29,6 +29,7 @@ from edge.spec import KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
 GEMM_SIZE = 1024
 GEMM_REPEATS = 6
 """Products before and after the frames; the best one counts."""
+MOST_FRAMES = 100_000
 WARM_UP = 5
 """Frames that are drawn and not counted."""
 
@@ -128,8 +129,8 @@ def bench(
 
 def _checked(bundle: str | os.PathLike[str], frames: int, threads: Sequence[int]) -> bundles.Manifest:
     """The manifest of a whole bundle that is to be measured so."""
-    if frames < 3 or not threads or min(threads) < 1:
-        raise InputError("A benchmark wants at least 3 frames and 1 thread.")
+    if not 3 <= frames <= MOST_FRAMES or not threads or not 1 <= min(threads) <= max(threads) <= MOST_THREADS:
+        raise InputError(f"A benchmark wants 3 to {MOST_FRAMES} frames and 1 to {MOST_THREADS} threads.")
     manifest = bundles.read_manifest(bundle)
     bundles.verify_files(bundle, manifest)
     return manifest

@@ -102,7 +102,9 @@ def find_model(path: str | Path | None = None, *, progress: Progress = say) -> P
         return official
     if assembled.is_file() and _is_whole(assembled):
         return assembled
-    tried = [f"cache {cache}: not there"]
+    for broken in (path for path in (official, assembled) if path.is_file()):
+        progress(f"{broken} is not as it was written; it is made anew.")
+    tried = [f"cache {cache}: not there, or broken"]
     ways: tuple[tuple[str, Path, Callable[[], bytes]], ...] = (
         ("Fetching MediaPipe's face landmark model (4 MB)", official, _download),
         (
@@ -120,6 +122,8 @@ def find_model(path: str | Path | None = None, *, progress: Progress = say) -> P
             progress(f"  not possible: {error}")
             continue
         _write(target, content)
+        if target == assembled:  # the official one's digest is known
+            _write(_digest_file(target), _sha256(content).encode())
         progress(f"  done, kept in {target}")
         return target
     raise MissingRuntimeError(
@@ -170,12 +174,15 @@ def _sha256(content: bytes) -> str:
 
 
 def _is_whole(task: Path) -> bool:
-    """Whether an assembled file is as it was written (a zip carries a checksum of each part)."""
+    """Whether an assembled file is as it was written, by the digest beside it."""
     try:
-        with zipfile.ZipFile(task) as bundle:
-            return bundle.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+        return _digest_file(task).read_text().strip() == _sha256(task.read_bytes())
+    except (OSError, ValueError):
         return False
+
+
+def _digest_file(task: Path) -> Path:
+    return task.with_name(f"{task.name}.sha256")
 
 
 def _write(target: Path, content: bytes) -> None:
@@ -212,7 +219,8 @@ def _download() -> bytes:
 
 def _assemble_from_wheel() -> bytes:
     """Fetch the older wheel with pip, without installing it, and assemble what it carries."""
-    pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else [shutil.which("pip") or ""]
+    # -P: a module of the working directory is none of ours.
+    pip = [sys.executable, "-P", "-m", "pip"] if importlib.util.find_spec("pip") else [shutil.which("pip") or ""]
     if not pip[0]:
         raise _Unavailable("pip is not installed; python -m ensurepip installs it")
     with tempfile.TemporaryDirectory(prefix="superface-") as folder:

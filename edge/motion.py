@@ -58,6 +58,12 @@ NECK = np.array([0.0, 0.56, 0.48])
 
 Median of seven recorded heads; people spread from 0.3 to 0.7 downwards and from 0.35 to 0.7 backwards."""
 
+MAX_ZOOM = 0.15
+"""Largest growth or shrinking of the head, as a logarithm: 16 %. A driver who comes near would fill the frame."""
+
+RESTLESS = 1.0
+"""`unrest` from which a frame is no neutral one."""
+
 MAX_BODY_SHIFT = 0.15
 """How far the head is carried by a moving body, in half crops: the avatar's shoulders stay where they are."""
 
@@ -281,42 +287,60 @@ def fit_similarity(points: NDArray[np.floating], *, reference: NDArray[np.floati
     return Similarity(scale, rotation, translation)
 
 
-def neutral_frame(landmarks: NDArray[np.floating], fps: float) -> int:
-    """The frame of the first second nearest to a face at rest: eyes open, lips closed, facing the camera.
+def neutral_frame(landmarks: NDArray[np.floating]) -> int:
+    """The frame nearest to a face at rest: eyes open, lips closed, facing the camera, no smile. See `unrest`.
 
     Args:
-        landmarks: [T, 478, 3]; frames that hold NaN are passed over.
-        fps: frames per second, > 0.
+        landmarks: [T, 478, 3], a whole clip, or a window of what a camera saw; frames that hold NaN are passed over.
 
     Returns:
-        Index of the frame, 0 ≤ index < fps.
+        Index of the frame.
 
     Raises:
-        SpecError: wrong shape; InputError: no usable frame in the first second.
+        SpecError: wrong shape; InputError: no usable frame.
     """
-    if not np.isfinite(fps) or fps <= 0:
-        raise InputError(f"A track's fps must be a positive number, got {fps}.")
+    return int(np.argmin(unrest(landmarks)))
+
+
+def unrest(landmarks: NDArray[np.floating]) -> Array:
+    """How far each frame is from a face at rest: 0 is rest, from `RESTLESS` on nobody would call it so.
+
+    Ten degrees off, lips 0.02 of the face apart, half-closed eyes, or a mouth or brows a tenth away from where they
+    are most of the time weigh the same. What people's faces look like at rest differs, and so do their cameras: eyes,
+    brows and the mouth's width are held against the track's own.
+
+    Args:
+        landmarks: [T, 478, 3].
+
+    Returns:
+        float64 [T]; infinity for frames that hold NaN.
+
+    Raises:
+        SpecError: wrong shape; InputError: no usable frame.
+    """
     track = np.asarray(landmarks)
     if track.ndim != 3 or track.shape[1:] != (LANDMARKS, 3) or len(track) == 0:
         raise SpecError(f"landmarks has shape {track.shape}, expected (T, {LANDMARKS}, 3) with at least one frame.")
-    first = range(min(len(track), max(1, round(fps))))
-    usable = [index for index in first if np.isfinite(track[index]).all()]
-    if not usable:
-        raise InputError("No face was found in the first second. Start the clip with a calm, frontal face.")
-    eyes, unrest = [], []
-    for index in usable:
+    usable = np.flatnonzero(np.isfinite(track).all(axis=(1, 2)))
+    if not len(usable):
+        raise InputError("No face was found in any frame. Begin with a calm, frontal face.")
+    eyes, lips, widths, brows, turned = (np.empty(len(usable)) for _ in range(5))
+    for row, index in enumerate(usable):
         frame = face_frame(track[index])
         face = (track[index] - frame.origin) @ frame.rotation
         height = face[CHIN, 1] - face[FOREHEAD_TOP, 1]
-        eyes.append(min((face[eye.lower, 1] - face[eye.upper, 1]).mean() for eye in EYES) / height)
-        lips = np.maximum(face[INNER_LOWER_LIP, 1] - face[INNER_UPPER_LIP, 1], 0.0).mean() / height
+        eyes[row] = min((face[eye.lower, 1] - face[eye.upper, 1]).mean() for eye in EYES) / height
+        lips[row] = np.maximum(face[INNER_LOWER_LIP, 1] - face[INNER_UPPER_LIP, 1], 0.0).mean() / height
+        widths[row] = (face[LEFT_MOUTH_CORNER, 0] - face[RIGHT_MOUTH_CORNER, 0]) / height
+        corners = np.concatenate([eye.corners for eye in EYES])
+        brows[row] = (face[corners, 1].mean() - face[[*RIGHT_BROW, *LEFT_BROW], 1].mean()) / height
         angles = head_angles(frame.rotation)
-        turned = abs(angles.yaw_deg) + abs(angles.pitch_deg - _UPRIGHT_PITCH_DEG) + abs(angles.roll_deg)
-        # 10 degrees off, or lips 0.02 of the face apart, weigh as much as half-closed eyes.
-        unrest.append(turned / 20.0 + lips / 0.04)
-    # The eyes' measure is the second's own: people differ, and so do their cameras.
-    droop = 1.0 - np.array(eyes) / max(float(np.percentile(eyes, 90)), 1e-6)
-    return usable[int(np.argmin(np.array(unrest) + np.maximum(droop, 0.0)))]
+        turned[row] = abs(angles.yaw_deg) + abs(angles.pitch_deg - _UPRIGHT_PITCH_DEG) + abs(angles.roll_deg)
+    droop = np.maximum(1.0 - eyes / max(float(np.percentile(eyes, 90)), 1e-6), 0.0)
+    odd = sum(np.abs(values / max(float(np.median(values)), 1e-6) - 1.0) / 0.2 for values in (widths, brows))
+    result = np.full(len(track), np.inf)
+    result[usable] = turned / 20.0 + lips / 0.04 + droop + odd
+    return result
 
 
 def soft_clamp(value: Array, limit: float) -> Array:
@@ -505,7 +529,7 @@ class Retargeter:
             soft_clamp(angles.pitch_deg, MAX_PITCH_DEG),
             soft_clamp(angles.roll_deg, MAX_ROLL_DEG),
         )
-        zoom = np.exp(soft_clamp(np.log(pose.scale), 0.35))
+        zoom = np.exp(soft_clamp(np.log(pose.scale), MAX_ZOOM))
         centre = self._driving_frame.origin
         travel = pose.scale[:, None] * (pose.rotation @ centre) + pose.translation - centre
         # What the turn about the neck does not explain is the body's doing.

@@ -24,6 +24,9 @@ from edge.topology import CHIN, FACE_OVAL, FOREHEAD_TOP, LEFT_CHEEK_EDGE, RIGHT_
 MAX_PIXELS = 120_000_000
 """Largest photo that is decoded (width × height): beyond it, a small file can fill the memory."""
 
+PICTURES = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF", "MPO", "JPEG2000", "PPM")
+"""What is read, by Pillow's names. Not all that it can: for EPS it starts Ghostscript, whatever the file's ending."""
+
 NEUTRAL = 127
 """Grey level that shows where a photo is transparent."""
 
@@ -56,7 +59,7 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
     transparency is laid over a neutral grey; of an animation, the first picture is taken.
 
     Args:
-        path: any picture that Pillow reads.
+        path: a picture in one of `PICTURES`; HEIC needs the package pi-heif.
 
     Returns:
         uint8 [H, W, 3], RGB, 0..255.
@@ -74,7 +77,7 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own limit and sentences follow
-            with Image.open(path) as picture:
+            with Image.open(path, formats=_formats()) as picture:
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
                     raise InputError(
@@ -89,7 +92,10 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
         raise InputError(f"{path} holds too many pixels. Give a smaller version of the photo.") from error
     except UnidentifiedImageError as error:
         if path.suffix.lower() in (".heic", ".heif"):
-            raise InputError(f"{path} is a HEIC photo, which is not read. Save or send it as JPEG.") from error
+            raise InputError(
+                f"{path} is a HEIC photo; reading it needs pi-heif. "
+                'Run: pip install "superface[landmarks]", or save the photo as JPEG.'
+            ) from error
         raise InputError(
             f"{path} is not a picture in a format that can be read (JPEG, PNG, WebP, …). Is it named wrongly?"
         ) from error
@@ -100,19 +106,35 @@ def load_image(path: str | Path) -> NDArray[np.uint8]:
         raise InputError(f"{path} is damaged or cut short ({error}). Save or copy the photo again.") from error
 
 
+def _formats() -> list[str]:
+    """Those of `PICTURES` that can be read here: HEIC, which iPhones make, where pi-heif is installed."""
+    Image.init()
+    if "HEIF" not in Image.OPEN:
+        try:
+            import pi_heif
+
+            pi_heif.register_heif_opener()
+        except ImportError:
+            pass
+    return [name for name in PICTURES if name in Image.OPEN]
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow picture as upright opaque RGB in sRGB."""
     profile = picture.info.get("icc_profile")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":
         picture = _to_eight_bits(picture)
+    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+    if alpha is not None or picture.mode == "P":
+        # A profile speaks of colours, which a palette and an alpha channel keep from it.
+        picture = picture.convert("L" if picture.mode in ("L", "LA") else "RGB")
     if profile and picture.mode in ("RGB", "CMYK", "L"):
         picture = _to_srgb(picture, profile)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, (NEUTRAL, NEUTRAL, NEUTRAL, 255))
-        picture = Image.alpha_composite(ground, picture)
-    return picture.convert("RGB")
+    picture = picture.convert("RGB")
+    if alpha is not None:
+        picture = Image.composite(picture, Image.new("RGB", picture.size, (NEUTRAL,) * 3), alpha)
+    return picture
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:

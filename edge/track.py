@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from edge.errors import InputError, SpecError
 from edge.landmarks import Landmarker, confirmed, find_faces
-from edge.motion import Mouth, Retargeter, neutral_frame
+from edge.motion import MAX_ZOOM, RESTLESS, Mouth, Retargeter, unrest
 from edge.preprocess import Crop, crop_image, face_crop, face_height, from_crop, to_crop
 from edge.spec import SIZE
 from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS
@@ -35,6 +35,10 @@ TRACK_FORMAT = 1
 
 MAX_FRAMES = 90_000
 """Longest track: 50 minutes at 30 frames per second, half a gigabyte of landmarks."""
+
+SMALL, MOST_SQUEEZED = 2**25, 50
+"""Bytes that are read however small their file; beyond, how many times larger than their file arrays may be. Motion
+shrinks to two thirds or so."""
 
 MAX_COORDINATE = 50.0
 """Largest coordinate that can be meant, in crop coordinates (±1 is the crop's border)."""
@@ -49,6 +53,12 @@ SHORTEST_S = 1.0
 
 MOST_FACES = 4
 """Most faces looked for in a clip."""
+
+MOST_LOOKS = 2000
+"""Frames of a track among which its neutral one is chosen."""
+
+MOST_ZOOM_SAID = 1.4
+"""How many times nearer a driver may come before it is said that the avatar does not."""
 
 TREMBLE = 0.002
 """How far a landmark trembles between frames while nothing moves, in face heights."""
@@ -126,12 +136,12 @@ def save_track(track: Track, path: str | Path) -> Path:
     """Keep a track in an .npz file, whole or not at all.
 
     Returns:
-        The path, as given.
+        The file's path; behind a link, that of the file it leads to.
 
     Raises:
         InputError: it cannot be written there, or does not end in .npz.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     if path.suffix.lower() != ".npz":
         raise InputError(f"A track is kept in an .npz file, not in {path.name}. Give a name that ends in .npz.")
     arrays: dict[str, Any] = {
@@ -209,6 +219,15 @@ def load_track(path: str | Path) -> Track:
         raise InputError(f"{path} cannot be used: {error}") from error
 
 
+def made_here(path: Path) -> bool:
+    """Whether a file is a track."""
+    try:
+        load_track(path)
+    except InputError:
+        return False
+    return True
+
+
 def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     """One array of the file, after its header was compared with what a track may hold."""
     try:
@@ -228,6 +247,11 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     if kind.newbyteorder("=") != expected or len(shape) != axes:
         raise InputError(f"{path}: {name!r} is {kind} {list(shape)}; {expected} with {axes} axes is expected.")
     size = int(np.prod(shape, dtype=object)) * expected.itemsize
+    packed = min(info.compress_size, path.stat().st_size)
+    if size > SMALL and size > MOST_SQUEEZED * packed:
+        raise InputError(
+            f"{path}: {name!r} would grow from {packed / 1e6:.2g} to {size / 1e6:.2g} MB, as no motion does."
+        )
     if size > limit or info.file_size > limit + 1024:
         raise InputError(f"{path}: {name!r} has {list(shape)} values; that is more than a track may hold.")
     if name == "landmarks" and shape[1:] != (LANDMARKS, 3):
@@ -250,9 +274,25 @@ def read_driving(path: str | Path, *, source_landmarks: NDArray[np.floating], mo
     """
     path = Path(path)
     track = load_track(path) if path.suffix.lower() == TRACK_SUFFIX else track_video(path)
-    neutral = track.landmarks[neutral_frame(track.landmarks, track.fps)]
+    # Evenly spread looks at a long track find its calmest moment as well as all of them.
+    looked_at = np.unique(np.linspace(0, len(track) - 1, MOST_LOOKS).astype(int))
+    restless = unrest(track.landmarks[looked_at])
+    best = int(looked_at[np.argmin(restless)])
+    neutral, notes = track.landmarks[best], list(track.notes)
+    if restless.min() > RESTLESS:
+        notes.append(
+            f"No moment of {path.name} shows the driver at rest; the nearest, at {best / track.fps:.1f} s, is taken. "
+            "A clip with a calm, frontal face in it, lips closed, drives better."
+        )
+    near = np.linalg.norm(track.landmarks[:, CHIN] - track.landmarks[:, FOREHEAD_TOP], axis=1)
+    near = near / near[best]
+    if (most := max(float(near.max()), 1 / float(near.min()))) > MOST_ZOOM_SAID:
+        notes.append(
+            f"The driver comes nearer or goes away (by {most:.1f} times); the avatar's head grows or shrinks by "
+            f"{np.exp(MAX_ZOOM) - 1:.0%} at most."
+        )
     retarget = Retargeter(source_landmarks=source_landmarks, driving_neutral=neutral, mouth=mouth)
-    return replace(track, landmarks=retarget(track.landmarks).astype(np.float32))
+    return replace(track, landmarks=retarget(track.landmarks).astype(np.float32), notes=tuple(notes))
 
 
 class _Sighting(NamedTuple):

@@ -35,6 +35,9 @@ MAX_SIDE = 8192
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """Endings that can be written."""
 
+MARK = "Made with SuperFace: synthetic media"
+"""What the files that `VideoWriter` makes say of themselves, in the comment that players show."""
+
 
 @dataclass
 class Clip:
@@ -108,6 +111,16 @@ def read_video(path: str | Path, *, max_fps: float = MAX_FPS, span: tuple[float,
         raise
     clip.frames = _at_constant_rate(first, decoded, fps, 0.5 * fps / rate, container)
     return clip
+
+
+def made_here(path: Path) -> bool:
+    """Whether a clip says that `VideoWriter` made it."""
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            said = {key.lower(): value for key, value in container.metadata.items()}
+            return said.get("comment") == MARK
+    except (FFmpegError, OSError, ValueError):
+        return False
 
 
 def _open(path: Path) -> Any:
@@ -221,7 +234,8 @@ class VideoWriter:
     """An H.264 file from RGB frames (yuv420p, plays everywhere). A context manager.
 
     The file appears under its name when the block is left without an error; until then, and after an error or
-    Ctrl-C, there is nothing. Frames with an odd side are continued by one pixel: yuv420p needs even sides.
+    Ctrl-C, there is nothing. It says in its comment that it is synthetic (`MARK`). Behind a link, the file that the
+    link leads to is written. Frames with an odd side are continued by one pixel: yuv420p needs even sides.
 
     Args:
         path: the file; its ending says the format (.mp4, .m4v, .mov, .mkv).
@@ -243,7 +257,7 @@ class VideoWriter:
         sound_start_s: float = 0.0,
         crf: int = 18,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.realpath(path))
         kind = FORMATS.get(self.path.suffix.lower())
         if kind is None:
             raise InputError(f"{self.path} has an ending that is not written. Use one of: {', '.join(FORMATS)}.")
@@ -264,6 +278,7 @@ class VideoWriter:
             os.close(handle)
             options = {"movflags": "+faststart"} if kind in ("mp4", "mov") else {}
             self._container: Any = av.open(self._temporary, "w", format=kind, options=options)
+            self._container.metadata["comment"] = MARK
         except (FFmpegError, OSError) as error:
             self._discard()
             raise self._cannot_write(error) from error

@@ -14,6 +14,8 @@ from edge.motion import (
     MAX_ROLL_DEG,
     MAX_SHIFT,
     MAX_YAW_DEG,
+    MAX_ZOOM,
+    RESTLESS,
     WIDEST_EYES,
     Retargeter,
     face_frame,
@@ -22,6 +24,7 @@ from edge.motion import (
     head_rotation,
     neutral_frame,
     soft_clamp,
+    unrest,
 )
 from edge.topology import CHIN, INNER_LOWER_LIP, INNER_UPPER_LIP, NOSE_TIP, STABLE
 
@@ -130,22 +133,36 @@ def test_neutral_frame_is_calm_frontal_and_awake():
             np.full((478, 3), np.nan, np.float32),
         ]
     )
-    assert neutral_frame(track, 25.0) == 3
-    assert neutral_frame(track[::-1], 25.0) == 2
+    assert neutral_frame(track) == 3
+    assert neutral_frame(track[::-1]) == 2
 
 
-def test_neutral_frame_looks_at_the_first_second_only():
-    track = np.stack([posed(CLOSED_MOUTH, yaw_deg=15)] * 5 + [CLOSED_MOUTH])
-    assert neutral_frame(track, 5.0) < 5
+@pytest.mark.parametrize("start", [{"smile": 1}, {"jaw_open": 0.4}, {"yaw_deg": 25}, {"brow_raise": 1}])
+def test_a_clip_may_begin_with_anything(start):
+    """A smile, a word, a turned head at the start is no rest, if rest comes later."""
+    talk = [posed(CLOSED_MOUTH, jaw_open=j, yaw_deg=y) for j, y in ((0.2, 2), (0.0, 1), (0.3, -2), (0.0, 0), (0.1, 3))]
+    track = np.stack([posed(CLOSED_MOUTH, **start)] * 4 + talk * 2)
+    restless = unrest(track)
+    assert neutral_frame(track) in (5, 7, 10, 12)
+    assert restless.min() < RESTLESS
+    assert restless[0] > 2 * restless.min()
+
+
+def test_a_track_without_rest_says_so():
+    assert unrest(np.stack([posed(CLOSED_MOUTH, yaw_deg=30, jaw_open=0.5)] * 9)).min() > RESTLESS
+
+
+def test_a_driver_who_comes_near_does_not_fill_the_frame():
+    near = posed(CLOSED_MOUTH) * np.float32(2.0)
+    driven = Retargeter(source_landmarks=SMILE, driving_neutral=CLOSED_MOUTH)(near)
+    assert np.log(fit_similarity(driven, reference=SMILE).scale) == pytest.approx(MAX_ZOOM, abs=0.02)
 
 
 def test_neutral_frame_explains_itself():
-    with pytest.raises(InputError, match="No face was found in the first second"):
-        neutral_frame(np.full((30, 478, 3), np.nan), 25.0)
+    with pytest.raises(InputError, match="No face was found in any frame"):
+        neutral_frame(np.full((30, 478, 3), np.nan))
     with pytest.raises(SpecError, match=r"shape \(478, 3\), expected \(T, 478, 3\)"):
-        neutral_frame(CLOSED_MOUTH, 25.0)
-    with pytest.raises(InputError, match="fps must be a positive number"):
-        neutral_frame(CLOSED_MOUTH[None], 0.0)
+        neutral_frame(CLOSED_MOUTH)
 
 
 # --------------------------------------------------------------------------------------------- retargeting

@@ -1,6 +1,7 @@
 """Photos in: every kind of file, crops, and crop coordinates."""
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from edge.preprocess import (
 )
 from edge.spec import SIZE
 from edge.topology import CHIN, FACE_OVAL, FOREHEAD_TOP, LANDMARKS, LEFT_CHEEK_EDGE, RIGHT_CHEEK_EDGE
+
+SHARED = Path(__file__).parents[1].parent / "shared"
 
 finite = st.floats(-4000, 4000, width=32)
 crops = st.builds(Crop, finite, finite, st.floats(16, 5000, width=32))
@@ -96,6 +99,63 @@ def test_alpha_lies_over_neutral_grey(tmp_path: Path) -> None:
     assert (read[:, 10:] == picture()[:, 10:]).all()
 
 
+def swapped_profile() -> bytes:
+    """An ICC profile (version 2, matrix and curve) in which red and green have changed places."""
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.2 * 256)) + bytes(2)
+    text = b"text" + bytes(4) + b"none\0" + bytes(3)
+    desc = b"desc" + bytes(4) + struct.pack(">I", 5) + b"swap\0" + bytes(78 + 1)
+    red, green, blue = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
+    tags = {
+        b"desc": desc, b"cprt": text, b"wtpt": xyz(0.9642, 1.0, 0.8249), b"rXYZ": xyz(*green), b"gXYZ": xyz(*red),
+        b"bXYZ": xyz(*blue), b"rTRC": curve, b"gTRC": curve, b"bTRC": curve,
+    }  # fmt: skip
+    table, body, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        content += bytes(-len(content) % 4)
+        table += name + struct.pack(">II", start + len(body), len(content))
+        body += content
+    white = struct.pack(">iii", 63190, 65536, 54061)
+    head = struct.pack(">I4sI4s4s4s", 0, b"none", 0x02100000, b"mntr", b"RGB ", b"XYZ ") + bytes(12) + b"acsp"
+    head = (head + bytes(28) + white).ljust(128, b"\0")
+    whole = head + struct.pack(">I", len(tags)) + table + body
+    return struct.pack(">I", len(whole)) + whole[4:]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "P with alpha", "LA"])
+def test_colour_profiles_are_honoured_with_alpha_too(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(picture())
+    if mode == "LA":
+        image = image.convert("LA")
+    elif mode == "RGBA":
+        image.putalpha(Image.fromarray(np.repeat([[0] * 10 + [255] * 50], 40, 0).astype(np.uint8)))
+    elif mode.startswith("P"):
+        image = image.quantize(16)
+    more = {"transparency": image.getpixel((59, 39))} if mode == "P with alpha" else {}
+    plain, tagged = tmp_path / "plain.png", tmp_path / "tagged.png"
+    image.save(plain, **more)
+    image.save(tagged, icc_profile=swapped_profile(), **more)
+    before, after = load_image(plain).astype(int), load_image(tagged).astype(int)
+    if mode == "LA":  # a grey picture has no use for a profile of colours
+        assert np.abs(after - before).max() <= 2
+        return
+    assert np.abs(after[20, 20, [1, 0]] - before[20, 20, :2]).max() <= 12
+    assert after[20, 20, 1] > after[20, 20, 0] + 100
+    if mode == "RGBA":
+        assert (after[:, :10] == NEUTRAL).all()
+    if mode == "P with alpha":
+        assert (after[39, 59] == NEUTRAL).all()
+
+
+def test_what_pillow_would_start_programs_for_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(InputError, match="is not a picture in a format that can be read"):
+        load_image(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
     turn = {
@@ -115,9 +175,17 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
     assert (load_image(tmp_path / "a.png") == picture()).all()
 
 
-def test_heic_is_explained(tmp_path: Path) -> None:
+def test_heic_is_read_or_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phone = SHARED / "cases" / "media" / "phone.heic"
+    if phone.exists():
+        pytest.importorskip("pi_heif", reason="pi-heif is not installed")
+        image = load_image(phone)
+        assert image.shape[2] == 3
+        assert image.std() > 20
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    monkeypatch.setitem(sys.modules, "pi_heif", None)  # as if it were not installed
     (tmp_path / "me.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    with pytest.raises(InputError, match="Save or send it as JPEG"):
+    with pytest.raises(InputError, match=r"needs pi-heif.*superface\[landmarks\]"):
         load_image(tmp_path / "me.HEIC")
 
 

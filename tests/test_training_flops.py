@@ -1,5 +1,6 @@
 import pytest
 
+from edge.errors import InputError
 from training.config import TIERS, StudentConfig
 from training.flops import DRIVER_GMACS, WIDTHS, student_config, student_cost
 
@@ -42,5 +43,5 @@ def test_every_width_costs_more_than_the_one_before():
 
 
 def test_an_impossible_budget_is_refused():
-    with pytest.raises(ValueError, match="No student fits"):
+    with pytest.raises(InputError, match="No student fits"):
         student_config(0.1)

@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from edge.errors import InputError
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LANDMARKS
 from training.config import TIERS, StudentConfig
@@ -110,7 +111,7 @@ def student_config(gflops: float = TIERS["standard"], *, volume_channels: int = 
     """The widest student that costs at most `gflops` a frame (2 per multiply-accumulate, everything included).
 
     Raises:
-        ValueError: below what the first of `WIDTHS` costs, where no picture is left.
+        InputError: below what the first of `WIDTHS` costs, where no picture is left.
     """
     best = None
     for widths in WIDTHS:
@@ -120,7 +121,8 @@ def student_config(gflops: float = TIERS["standard"], *, volume_channels: int = 
         best = config
     if best is None:
         least = student_cost(StudentConfig(*WIDTHS[0])).gflops
-        raise ValueError(f"No student fits {gflops} GFLOPs a frame; {least:.2f} is the least. Tiers: {TIERS}.")
+        tiers = ", ".join(f"{name} {most:g}" for name, most in TIERS.items())
+        raise InputError(f"No student fits {gflops:g} GFLOPs a frame; {least:.2f} is the least. Tiers: {tiers}.")
     return best
 
 
