@@ -4,6 +4,7 @@ MediaPipe is imported when a `Landmarker` is made, never before: `edge` runs ava
 """
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,9 @@ SEARCH_SIDE = 1536
 MAX_FACES = 8
 """Most faces looked for in one picture."""
 
+COLLECT_EVERY = 50
+"""Frames of a clip from one sweep of what MediaPipe leaves behind to the next."""
+
 SURE, UNSURE = 0.5, 0.2
 """Detection confidence: MediaPipe's own default, and that of a second search."""
 
@@ -127,7 +131,7 @@ class Landmarker:
         self.model = find_model(model, progress=progress)
         self.video = video
         self._mediapipe: Any = mediapipe
-        self._time_ms = 0
+        self._time_ms = self._frames = 0
         options = vision.FaceLandmarkerOptions(
             # Read here, not by MediaPipe: its C++ side opens no path with non-ASCII letters on Windows.
             base_options=BaseOptions(model_asset_buffer=self.model.read_bytes()),
@@ -163,6 +167,9 @@ class Landmarker:
         height, width = image.shape[:2]
         picture = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
         if self.video:
+            self._frames += 1
+            if self._frames % COLLECT_EVERY == 0:
+                gc.collect(1)  # MediaPipe's results hold their picture in a circle
             self._time_ms += 40 if step_ms is None else max(1, step_ms)
             result = self._graph.detect_for_video(picture, self._time_ms)
         else:

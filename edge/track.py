@@ -25,7 +25,7 @@ from edge.landmarks import Landmarker, confirmed, find_faces
 from edge.motion import MAX_ZOOM, RESTLESS, Mouth, Retargeter, unrest
 from edge.preprocess import Crop, crop_image, face_crop, face_height, from_crop, to_crop
 from edge.spec import SIZE
-from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS
+from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS, LEFT_EYE_OUTER, RIGHT_EYE_OUTER
 from edge.video import Clip, read_video
 
 TRACK_SUFFIX = ".npz"
@@ -59,6 +59,12 @@ MOST_LOOKS = 2000
 
 MOST_ZOOM_SAID = 1.4
 """How many times nearer a driver may come before it is said that the avatar does not."""
+
+MOST_SAMPLES = 4
+"""Pictures without a face that are looked at upside down, where no picture shows one."""
+
+MOST_ROLL_DEG = 70.0
+"""Farthest tilt of a driver's head over a whole clip: beyond it the clip itself lies on its side."""
 
 TREMBLE = 0.002
 """How far a landmark trembles between frames while nothing moves, in face heights."""
@@ -300,8 +306,8 @@ class _Sighting(NamedTuple):
 
     landmarks_px: NDArray[np.float32] | None
     """float32 [478, 3], image pixels; None where no face was found."""
-    thumbnail: NDArray[np.float32]
-    """float32 [32, 32], grey 0..255: tells cuts."""
+    thumbnail: NDArray[np.uint8]
+    """uint8 [32, 32], grey: tells cuts."""
 
 
 class Stretch(NamedTuple):
@@ -350,16 +356,21 @@ def track_clip(clip: Clip, *, landmarker: Landmarker | None = None, progress: bo
             raise SpecError("track_video wants a Landmarker made with video=True.")
         notes: list[str] = []
         sightings: list[_Sighting] = []
+        samples: list[NDArray[np.uint8]] = []
         size = (0, 0)
         for image, sighting in _sight(clip, finder, notes, progress):
             size = (image.shape[1], image.shape[0])
             sightings.append(sighting)
+            if sighting.landmarks_px is None and len(samples) < MOST_SAMPLES and len(sightings) % 25 == 1:
+                samples.append(image)
             if len(sightings) > MAX_FRAMES:
                 raise InputError(f"{path} has more than {MAX_FRAMES} frames. Cut it into shorter clips.")
     notes += clip.notes
     seen = sum(s.landmarks_px is not None for s in sightings)
     if len(sightings) < 2:
         raise InputError(f"{path} has one frame only: it is a picture. Give a clip to drive an avatar with.")
+    if not seen and (turn := _lies(samples, finder.model)):
+        raise InputError(f"The faces in {path} {turn}. Turn the clip upright first.")
     if not seen:
         raise InputError(
             f"No face was found in {path} ({len(sightings)} frames). Give a clip that shows one face from the front."
@@ -381,9 +392,14 @@ def track_clip(clip: Clip, *, landmarker: Landmarker | None = None, progress: bo
     kept = [s.landmarks_px for s in sightings[best.start : best.stop]]
     landmarks_px, detected = bridge(kept)
     landmarks_px = calm(landmarks_px)
+    middle = np.median(landmarks_px, axis=0)
+    eyes = middle[LEFT_EYE_OUTER] - middle[RIGHT_EYE_OUTER]
+    if (roll := abs(float(np.degrees(np.arctan2(eyes[1], eyes[0]))))) > MOST_ROLL_DEG:
+        lies = "lies upside down" if roll > 135 else "lies on its side"
+        raise InputError(f"The face in {path} {lies}. Turn the clip upright first.")
     if missing := int((~detected).sum()):
         notes.append(f"{missing} of {frames} frames showed no face; short gaps were bridged.")
-    crop = face_crop(np.median(landmarks_px, axis=0), size)
+    crop = face_crop(middle, size)
     return Track(
         landmarks=to_crop(landmarks_px, crop),
         fps=clip.fps,
@@ -393,6 +409,17 @@ def track_clip(clip: Clip, *, landmarker: Landmarker | None = None, progress: bo
         start_s=best.start / clip.fps,
         notes=tuple(notes),
     )
+
+
+def _lies(samples: list[NDArray[np.uint8]], model: Path) -> str:
+    """How the faces of pictures lie that show none upright, as the end of a sentence; "" where there are none."""
+    with Landmarker(model) as searcher:
+        for turns, lie in ((2, "lie upside down"), (1, "lie on their side"), (3, "lie on their side")):
+            for image in samples:
+                turned = np.ascontiguousarray(np.rot90(image, turns))
+                if any(confirmed(turned, face, searcher) for face in find_faces(turned, searcher)[:1]):
+                    return lie
+    return ""
 
 
 def _sight(
@@ -423,7 +450,7 @@ def _sight(
                 last = faces[0] if last is None else min(faces, key=partial(_apart, last))
                 crowd += any(_apart(last, face) > face_height(last) / 2 for face in faces)
             thumbnail = Image.fromarray(image).convert("L").resize((32, 32), Image.Resampling.BOX)
-            yield image, _Sighting(last if faces else None, np.asarray(thumbnail, dtype=np.float32))
+            yield image, _Sighting(last if faces else None, np.array(thumbnail))
     if crowd:
         notes.append(f"Several faces were seen in {crowd} frames; the one that was largest at first is followed.")
 
@@ -459,13 +486,13 @@ def _shown(clip: Clip, progress: bool) -> Iterator[NDArray[np.uint8]]:
 
 
 def find_stretches(
-    faces: list[NDArray[np.float32] | None], thumbnails: list[NDArray[np.float32]], fps: float
+    faces: list[NDArray[np.float32] | None], thumbnails: list[NDArray[np.uint8]], fps: float
 ) -> list[Stretch]:
     """Stretches of one face without a cut, a jump or a gap over `GAP_S`.
 
     Args:
         faces: for each frame float32 [478, 3], or None where no face was found.
-        thumbnails: for each frame float32 [32, 32], grey 0..255.
+        thumbnails: for each frame uint8 [32, 32], grey.
         fps: frames per second.
 
     Returns:
@@ -479,7 +506,7 @@ def find_stretches(
             continue
         if before is not None:
             shift = _apart(face, before) / max(face_height(before), 1.0)
-            change = float(np.abs(thumbnails[number] - thumbnails[last]).mean())
+            change = float(np.abs(thumbnails[number].astype(np.int16) - thumbnails[last]).mean())
             missed = number - last - 1
             # A face may go on moving while it is not seen.
             jumped = shift > CUT_SHIFT * (1 + 0.25 * missed)

@@ -4,6 +4,7 @@ Reading turns every clip into RGB frames at one constant rate; writing leaves ei
 """
 
 import os
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Any, Self
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.sidedata.sidedata import Type as SideData
 from numpy.typing import NDArray
 
 from edge.errors import InputError
@@ -28,6 +30,9 @@ DEFAULT_FPS = 25.0
 
 MAX_HOLD_S = 60.0
 """Longest time one frame is repeated; a longer jump in a clip's clock is taken for a fault of the file."""
+
+HOLE_S = 0.08
+"""Shortest hole in a sound's clock that is kept as silence; packets come a few milliseconds early or late."""
 
 MAX_SIDE = 8192
 """Largest width or height of a clip, in pixels."""
@@ -98,7 +103,7 @@ def read_video(path: str | Path, *, max_fps: float = MAX_FPS, span: tuple[float,
             has_sound=bool(container.streams.audio),
             frames=iter(()),
         )
-        decoded = _decode(container, stream, path, clip.notes)
+        decoded = _decode(container, stream, path, clip.notes, whole=span is None)
         if span:
             container.seek(round(span[0] * av.time_base))
             decoded = _within(decoded, span)
@@ -155,10 +160,11 @@ def _duration_s(container: Any, stream: Any) -> float | None:
 
 
 def _decode(
-    container: Any, stream: Any, path: Path, notes: list[str]
+    container: Any, stream: Any, path: Path, notes: list[str], *, whole: bool
 ) -> Iterator[tuple[float | None, NDArray[np.uint8]]]:
     """Each decoded frame with its time in seconds; damaged parts are left out and counted."""
     frames = damaged = 0
+    matrix = UPRIGHT
     packets = container.demux(stream)
     while True:
         try:
@@ -175,11 +181,15 @@ def _decode(
             continue
         for frame in decoded:
             frames += 1
-            yield frame.time, _upright(frame)
+            matrix = _display_matrix(frame) or matrix  # it holds until the file says another
+            yield frame.time, _upright(frame.to_ndarray(format="rgb24"), matrix)
     if not frames:
         raise InputError(f"Not one frame of {path} can be decoded. Is the file whole? Copy or export it again.")
     if damaged:
         notes.append(f"{damaged} damaged parts of {path.name} were left out.")
+    missing = stream.frames - frames
+    if whole and missing > max(2, 0.01 * stream.frames):
+        notes.append(f"{path.name} is cut short or damaged: {missing} of its {stream.frames} frames are missing.")
 
 
 def _within(
@@ -193,11 +203,34 @@ def _within(
             yield time_s, image
 
 
-def _upright(frame: Any) -> NDArray[np.uint8]:
-    """A frame as it should be shown: RGB, turned as the file says (degrees counter-clockwise)."""
-    image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+UPRIGHT = (1, 0, 0, 1)
+
+
+def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    """Where a frame's x and its y are to go, each as (right, down) of -1, 0, 1; None: it does not say.
+
+    Pixels (x, y) are shown at (a x + c y, b x + d y), with the matrix [[a, b, u], [c, d, v], [x, y, w]] in fixed point
+    (ISO 14496-12, 6.2.2). Phones write quarter turns, and mirrors for cameras that look at their owner; anything
+    between is brought to the nearest of these.
+    """
+    for part in frame.side_data:
+        if part.type == SideData.DISPLAYMATRIX:
+            a, b, _, c, d = struct.unpack("=5i", bytes(part)[:20])
+            if abs(a) + abs(d) >= abs(b) + abs(c):
+                return (1 if a >= 0 else -1, 0, 0, 1 if d >= 0 else -1)
+            return (0, 1 if b >= 0 else -1, 1 if c >= 0 else -1, 0)
+    return None
+
+
+def _upright(image: NDArray[np.uint8], matrix: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """A frame [H, W, 3] as it should be shown."""
+    if matrix == UPRIGHT:
+        return image
+    a, b, c, d = matrix
+    if not a:  # x goes down, y goes right
+        image = image.transpose(1, 0, 2)
+    down, right = b + d, a + c
+    return np.ascontiguousarray(image[::down, ::right])
 
 
 def _at_constant_rate(
@@ -419,16 +452,24 @@ class _Sound:
         position: int | None = None
         with suppress(FFmpegError, OSError):  # damaged sound ends early; the pictures matter more
             for frame in self._source.decode(stream):
+                due = None if frame.time is None else round((frame.time - self._start_s) * self.RATE)
                 if position is None:
-                    position = round(((frame.time or 0.0) - self._start_s) * self.RATE)
+                    position = due or 0
                     if position > 0:  # the sound begins later than the pictures
-                        yield np.zeros((1 if self._layout == "mono" else 2, position), np.float32)
+                        yield self._silence(position)
+                elif due is not None and due - position > HOLE_S * self.RATE:
+                    # What was not recorded is silent, and what follows stays beside its pictures.
+                    yield self._silence(due - max(position, 0))
+                    position = due
                 for part in resampler.resample(frame):
                     values = np.asarray(part.to_ndarray(), dtype=np.float32)
                     skip = min(max(-position, 0), values.shape[1])
                     position += values.shape[1]
                     if skip < values.shape[1]:
                         yield values[:, skip:]
+
+    def _silence(self, samples: int) -> NDArray[np.float32]:
+        return np.zeros((1 if self._layout == "mono" else 2, max(0, samples)), np.float32)
 
     def begin(self, container: Any) -> None:
         """Add the stream, before the first packet."""

@@ -1,6 +1,7 @@
 """Tracks: the file, and clips turned into landmarks."""
 
 import io
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,7 +30,7 @@ from edge.track import (
     save_track,
     track_video,
 )
-from edge.video import VideoWriter
+from edge.video import VideoWriter, read_video
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -338,6 +339,23 @@ def test_a_clip_is_tracked(finder: Landmarker, photo: Image.Image, tmp_path: Pat
     # It moved 9 pixels to the right from the first to the tenth frame.
     moved = (track.landmarks[9, :, 0] - track.landmarks[0, :, 0]).mean() * track.crop.size / 2
     assert moved == pytest.approx(9, abs=2)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_clip_that_lies_is_noticed(finder: Landmarker, photo: Image.Image, tmp_path: Path, turns: int) -> None:
+    turned = Image.fromarray(np.rot90(np.asarray(photo.crop((0, 0, 320, 320))), turns))
+    with pytest.raises(InputError, match=r"lies? (upside down|on (its|their) side)"):
+        track_video(film(tmp_path / "a.mp4", [turned] * 6), landmarker=finder, progress=False)
+
+
+def test_memory_does_not_grow_with_a_clip(finder: Landmarker, photo: Image.Image, tmp_path: Path) -> None:
+    """A frame leaves behind its landmarks and little more: MediaPipe's circles are swept."""
+    pictures = []
+    for image in read_video(film(tmp_path / "a.mp4", [photo] * 200)):
+        finder.detect(image)
+        pictures.append(weakref.ref(image))
+    del image
+    assert sum(picture() is not None for picture in pictures) < 120
 
 
 def test_three_frames_are_a_clip(finder: Landmarker, photo: Image.Image, tmp_path: Path) -> None:

@@ -30,11 +30,22 @@ def number_of(image: np.ndarray) -> int:
     return round(red.sum() / 4) - 1
 
 
-def make_clip(path: Path, times_s: list[float], *, sound: bool = False, beep_s: float = 1.0, rate: int = 25) -> Path:
+def make_clip(
+    path: Path,
+    times_s: list[float],
+    *,
+    sound: bool = False,
+    beep_s: float = 1.0,
+    rate: int = 25,
+    pixels: str = "yuv420p",
+) -> Path:
     """A clip whose frames have these times; its sound is silent, then a tone from `beep_s` on."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
+        if pixels == "yuv420p10le":  # BT.2020 and PQ, as phones film HDR
+            context = stream.codec_context
+            context.color_primaries, context.color_trc, context.colorspace = 9, 16, 9
         stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
         tone = container.add_stream("aac", rate=44100) if sound else None
         if tone is not None:
@@ -93,20 +104,82 @@ def test_variable_rate_becomes_constant(tmp_path: Path) -> None:
         assert abs(number - shown) <= 1
 
 
-def test_rotation_is_applied(tmp_path: Path) -> None:
-    path = make_clip(tmp_path / "a.mp4", [n / 25 for n in range(3)])
+MATRICES = {
+    "upright": ((1, 0, 0, 1), lambda a: a),
+    "a quarter turn clockwise": ((0, 1, -1, 0), lambda a: np.rot90(a, -1)),
+    "half a turn": ((-1, 0, 0, -1), lambda a: np.rot90(a, 2)),
+    "a quarter turn back": ((0, -1, 1, 0), lambda a: np.rot90(a, 1)),
+    "mirrored": ((-1, 0, 0, 1), lambda a: a[:, ::-1]),
+    "upside down mirrored": ((1, 0, 0, -1), lambda a: a[::-1]),
+    "mirrored and turned": ((0, 1, 1, 0), lambda a: a.transpose(1, 0, 2)),
+    "mirrored and turned back": ((0, -1, -1, 0), lambda a: np.rot90(a.transpose(1, 0, 2), 2)),
+}
+
+
+@pytest.mark.parametrize("hdr", [False, True], ids=["8 bits", "HDR"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_display_matrices_are_obeyed(tmp_path: Path, name: str, hdr: bool) -> None:
+    path = make_clip(tmp_path / "a.mp4", [n / 25 for n in range(3)], pixels="yuv420p10le" if hdr else "yuv420p")
+    (a, b, c, d), look = MATRICES[name]
     data = bytearray(path.read_bytes())
-    # The track header's matrix, as a phone held upright writes it: a quarter turn clockwise.
-    unity = b"".join(n.to_bytes(4, "big") for n in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30))
-    turned = b"".join(
-        (n % (1 << 32)).to_bytes(4, "big") for n in (0, 1 << 16, 0, -(1 << 16), 0, 0, HEIGHT << 16, 0, 1 << 30)
+    # The track header's matrix, as phones and cameras write it.
+    unity, other = (
+        b"".join((n % (1 << 32)).to_bytes(4, "big") for n in (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30))
+        for a, b, c, d in ((1, 0, 0, 1), (a, b, c, d))
     )
     place = data.index(unity, data.index(b"tkhd"))
-    data[place : place + 36] = turned
+    data[place : place + 36] = other
     path.write_bytes(data)
-    image = next(iter(read_video(path)))
-    assert image.shape == (WIDTH, HEIGHT, 3)
-    assert np.abs(image.astype(int) - np.rot90(next(frames(1)), -1)).mean() < 4
+    for image in read_video(path):
+        wanted = look(next(frames(1)))
+        assert image.shape == wanted.shape
+        assert np.abs(image.astype(int) - wanted)[24:40, 24:40].mean() < (60 if hdr else 6)
+        assert np.corrcoef(image.ravel(), wanted.ravel())[0, 1] > 0.9
+        break
+
+
+def test_a_truncated_clip_says_what_is_missing(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "whole.mp4", 25) as writer:
+        for image in frames(100):
+            writer.write(image)
+    whole = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "half.mp4").write_bytes(whole[: int(0.7 * len(whole))])
+    clip = read_video(tmp_path / "half.mp4")
+    read = list(clip)
+    assert 10 < len(read) < 100
+    (told,) = [note for note in clip.notes if "are missing" in note]
+    assert "of its 100 frames" in told
+    missing = int(told.split(":")[1].split()[0])
+    assert abs(missing - (100 - len(read))) <= 2
+
+
+def test_holes_in_sound_stay_holes(tmp_path: Path) -> None:
+    """What follows a hole in the sound's clock stays beside its pictures."""
+    source = tmp_path / "source.mkv"
+    make_clip(tmp_path / "a.mp4", [n / 25 for n in range(75)], sound=True, beep_s=2.0)
+    with av.open(str(tmp_path / "a.mp4")) as whole, av.open(str(source), "w") as holed:
+        copies = {stream.index: holed.add_stream_from_template(stream) for stream in whole.streams}
+        for packet in whole.demux():
+            lost = (
+                packet.stream.type == "audio" and packet.dts is not None and 0.5 < packet.dts * packet.time_base < 1.5
+            )
+            if packet.dts is not None and not lost:
+                packet.stream = copies[packet.stream.index]
+                holed.mux(packet)
+    with VideoWriter(tmp_path / "b.mp4", 25, sound=source) as writer:
+        for image in frames(75):
+            writer.write(image)
+    assert beep(tmp_path / "b.mp4") == pytest.approx(2.0, abs=0.05)
+
+
+def beep(path: Path) -> float:
+    """When a clip's sound is first heard, in seconds."""
+    with av.open(str(path)) as container:
+        return next(
+            frame.time + int(np.argmax(wave)) / frame.sample_rate
+            for frame in container.decode(audio=0)
+            if (wave := np.abs(frame.to_ndarray()[0]) > 0.1).any()
+        )
 
 
 @pytest.mark.parametrize("start_s", [0.0, 0.4])
