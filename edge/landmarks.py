@@ -298,7 +298,7 @@ class _Face(NamedTuple):
         A head turned far is seen in every view, and its far side where each view guesses it.
         """
         turned = abs(yaw_deg(self.landmarks)) > MAX_YAW_DEG
-        return self.views >= 2 and (self.spread <= 0.025 or (turned and self.views == len(_VIEWS)))
+        return self.views >= 2 and self.spread <= (0.08 if turned and self.views == len(_VIEWS) else 0.025)
 
 
 def _choose(faces: list[_Face], face: int | None, path: Path) -> tuple[_Face, list[str]]:
@@ -441,7 +441,7 @@ def _checked(face: _Face, image: NDArray[np.uint8], path: Path) -> tuple[list[st
     tall = face_height(landmarks_px)
     oval = landmarks_px[FACE_OVAL, :2]
     beyond = max(-float(oval.min()), float(oval[:, 0].max()) - width, float(oval[:, 1].max()) - height) / tall
-    if beyond > CUT_REFUSED and not face.sure:
+    if beyond > CUT_REFUSED and (face.views < 3 or face.spread > 0.02):  # a cup, a knot in wood
         raise InputError(_NO_FACE.format(path))
     if beyond > CUT_REFUSED:
         raise InputError(

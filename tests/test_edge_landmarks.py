@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from edge.errors import InputError, MissingRuntimeError
-from edge.landmarks import Landmarker, read_portrait, yaw_deg
+from edge.landmarks import Landmarker, _doubts, read_portrait, yaw_deg
 from edge.preprocess import face_height, from_crop, load_image
 from edge.spec import SIZE
 from edge.topology import CHIN, LANDMARKS, LEFT_IRIS_CENTRE, NOSE_TIP, RIGHT_IRIS_CENTRE
@@ -47,6 +47,50 @@ def test_a_portrait(landmarker: Landmarker, portraits: dict[str, Path], name: st
     (face,) = landmarker.detect(load_image(portraits[name]))
     apart = np.linalg.norm(from_crop(portrait.landmarks, portrait.crop) - face, axis=1)
     assert apart.mean() < 0.03 * face_height(face)
+
+
+@pytest.mark.parametrize("name", ["grace_hopper", "astronaut"])
+def test_a_good_photo_raises_no_doubt(landmarker: Landmarker, portraits: dict[str, Path], name: str) -> None:
+    assert read_portrait(portraits[name], landmarker=landmarker, strict=True).doubts == ()
+
+
+DOUBTS = {
+    "dark": ("very dark", lambda photo: photo.point(lambda v: 0.06 * v)),
+    "blurred": ("blurred", lambda photo: photo.filter(ImageFilter.GaussianBlur(6))),
+    "cut": ("made up", lambda photo: photo.crop((154, 12, 369, 312))),
+}
+
+
+@pytest.mark.parametrize("how", DOUBTS)
+def test_what_no_good_avatar_can_come_of_is_said(
+    landmarker: Landmarker, portraits: dict[str, Path], tmp_path: Path, how: str
+) -> None:
+    sentence, change = DOUBTS[how]
+    change(Image.open(portraits["grace_hopper"]).convert("RGB")).save(tmp_path / "a.png")
+    portrait = read_portrait(tmp_path / "a.png", landmarker=landmarker)
+    assert any(sentence in doubt for doubt in portrait.doubts)
+    assert set(portrait.doubts) <= set(portrait.notes)
+    with pytest.raises(InputError, match=sentence):
+        read_portrait(tmp_path / "a.png", landmarker=landmarker, strict=True)
+
+
+@pytest.mark.parametrize(("case", "sentence"), [("src_blink", "eyes look closed"), ("src_wide_open", "mouth is open")])
+def test_closed_eyes_and_open_mouths_are_said(landmarker: Landmarker, case: str, sentence: str) -> None:
+    photo = SHARED / "cases" / "media" / f"{case}.png"
+    if not photo.exists():
+        pytest.skip("the cases are not at hand")
+    assert sentence in " ".join(read_portrait(photo, landmarker=landmarker).doubts)
+
+
+def test_lids_painted_over_eyes_are_seen(landmarker: Landmarker, portraits: dict[str, Path], tmp_path: Path) -> None:
+    """Landmarks guess open eyes behind a lid; brightness tells."""
+    portrait = read_portrait(portraits["astronaut"], landmarker=landmarker)
+    image, points = portrait.image.copy(), (portrait.landmarks[:, :2] + 1) * (SIZE - 1) / 2
+    y, x = np.mgrid[:SIZE, :SIZE]
+    for iris in (RIGHT_IRIS_CENTRE, LEFT_IRIS_CENTRE):
+        away = ((x - points[iris, 0]) / 24) ** 2 + ((y - points[iris, 1]) / 14) ** 2
+        image[away < 1] = image[int(points[iris, 1]) + 30, int(points[iris, 0])]
+    assert "eyes look closed" in " ".join(_doubts(image, portrait.landmarks))
 
 
 def test_yaw_turns_with_the_face(landmarker: Landmarker, portraits: dict[str, Path]) -> None:

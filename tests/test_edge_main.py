@@ -5,8 +5,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from edge import __main__ as cli
 from edge.check import CheckReport, CheckRow
 from edge.track import Track, load_track, save_track
-from edge.video import read_video
+from edge.video import made_here, read_video
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +60,7 @@ def test_mistakes_are_sentences(avatar_bundle, tmp_path, capsys):
         (["bench", str(avatar_bundle), "--frames", "0"], "InputError: A benchmark wants"),
         (
             ["track", str(tmp_path / "none.mp4"), "-o", str(tmp_path / "none.txt")],
-            r"InputError: A track is a \.npz",
+            r"InputError: .*none.txt has an ending",
         ),
         (["animate", str(avatar_bundle), "--driving", str(tmp_path / "none.npz")], "InputError"),
     ):
@@ -102,6 +104,69 @@ def test_check_says_it_with_its_exit_code(avatar_bundle, capsys, monkeypatch, me
     assert ("FAILED" in capsys.readouterr().out) == (code == 1)
     assert cli.main(["check", str(avatar_bundle), "--json"]) == code
     assert json.loads(capsys.readouterr().out)["passed"] == (code == 0)
+
+
+def test_nobodys_file_is_written_over(avatar_bundle, track, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "holiday.mp4").write_bytes(b"precious")
+    animate = ["animate", str(avatar_bundle), "--driving", str(track)]
+    for arguments, sentence in (
+        ([*animate, "-o", "holiday.mp4"], "was not made by superface"),
+        ([*animate, "-o", "nowhere/x.mp4"], "does not exist"),
+        ([*animate, "-o", "x.gif"], "has an ending"),
+        (["track", "holiday.mp4", "-o", "holiday.mp4"], "has an ending"),
+        ([*animate, "--threads", "100000"], "threads cannot draw"),
+        (["bench", str(avatar_bundle), "--threads", "100000"], "1 to 256 threads"),
+    ):
+        assert cli.main(arguments) == 2
+        assert sentence in capsys.readouterr().err
+    assert (tmp_path / "holiday.mp4").read_bytes() == b"precious"
+    (tmp_path / "link.mp4").symlink_to("real.mp4")
+    for more in ([], []):  # what we made ourselves is made anew
+        assert cli.main([*animate, "-o", "link.mp4", *more]) == 0
+    assert (tmp_path / "link.mp4").is_symlink()
+    assert made_here(tmp_path / "real.mp4")
+    assert cli.main(["animate", str(avatar_bundle), "--driving", "real.mp4", "-o", "real.mp4", "--force"]) == 2
+    assert "is what is read from" in capsys.readouterr().err
+    assert cli.main([*animate, "-o", "holiday.mp4", "--force"]) == 0
+    assert not [name for name in os.listdir(tmp_path) if ".part" in name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_signal_leaves_nothing_half_written(avatar_bundle, track, tmp_path, name, code):
+    command = [sys.executable, "-m", "edge", "animate", str(avatar_bundle), "-o", str(tmp_path / "out.mp4")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if any(".part" in found for found in os.listdir(tmp_path)):
+                break
+            time.sleep(0.05)
+        process.send_signal(getattr(signal, name))
+        assert process.wait(60) == code
+        assert "Stopped; nothing half-written was left" in process.stderr.read()
+    assert os.listdir(tmp_path) == [Path(track).name]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_any_terminal_will_do(avatar_bundle, encoding):
+    for arguments in (["--help"], ["animate", "--help"], ["check", str(avatar_bundle)]):
+        done = subprocess.run(
+            [sys.executable, "-m", "edge", *arguments], cwd=ROOT, capture_output=True, check=False,
+            env=os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="HOME is POSIX")
+def test_nothing_is_written_at_home(avatar_bundle, track, tmp_path):
+    """ONNX Runtime would keep a device id and a database of events there."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_"))} | {"HOME": str(home)}
+    command = [sys.executable, "-m", "edge", "animate", str(avatar_bundle), "--driving", str(track)]
+    subprocess.run([*command, "-o", str(tmp_path / "out.mp4")], cwd=ROOT, env=environment, check=True)
+    assert list(home.rglob("*")) == []
 
 
 def test_as_a_module():

@@ -33,6 +33,9 @@ def test_help_teaches(verb, capsys):
         (["make", "no_such_photo.jpg"], "no_such_photo.jpg"),
         (["make", "--minutes", "0"], "--minutes 0 is not possible"),
         (["make", "--frames", "-3"], "--frames -3 is not possible"),
+        (["make", "--gflops", "1e-9"], "No student fits 1e-09 GFLOPs"),
+        (["make", "--consent", "yes\x1b[2J"], "control characters"),
+        (["make", "--name", "../.."], "is no name for an avatar"),
         (["animate", "no_such.avatar"], "no_such.avatar"),
         (["bench", "no_such.avatar"], "no_such.avatar"),
         (["check", "no_such.avatar"], "no_such.avatar"),
@@ -72,6 +75,36 @@ def test_the_command_needs_no_torch_for_help_or_playback():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_runs_folder_that_cannot_be_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert superface.main(["make", "--runs", "notes.txt"]) == 2
+    assert "notes.txt is no folder" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_one_run_folder_one_process(tmp_path):
+    from converters.make import MakeConfig, _claimed
+    from edge.errors import InputError
+    from edge.landmarks import Portrait
+    from edge.preprocess import Crop
+
+    portrait = Portrait(np.zeros((4, 4, 3), np.uint8), np.zeros((478, 3), np.float32), Crop(0, 0, 4), (), (), "me")
+    with _claimed(tmp_path / "me", portrait, MakeConfig()):
+        with (
+            pytest.raises(InputError, match="Another superface make is at work"),
+            _claimed(tmp_path / "me", portrait, MakeConfig()),
+        ):
+            pass
+        with _claimed(tmp_path / "other", portrait, MakeConfig()):
+            pass
+    with _claimed(tmp_path / "me", portrait, MakeConfig()):
+        pass
+    other = portrait._replace(image=np.ones((4, 4, 3), np.uint8))
+    with pytest.raises(InputError, match="another photo of that name"), _claimed(tmp_path / "me", other, MakeConfig()):
+        pass
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageFilter
 
 from edge.landmarks import Landmarker, Portrait, read_portrait
 from edge.library import showcase
@@ -16,7 +17,7 @@ from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_IRIS_CENTRE
 from training.teachers import Identity, load_teacher
 from training.teachers.matte import cut_out
 from training.teachers.mesh import MeshTeacher
-from training.teachers.proxy import to_pixels
+from training.teachers.proxy import _blur_px, _mouth_panel, to_pixels
 from training.teachers.raster import rasterise
 
 
@@ -199,3 +200,25 @@ def test_the_far_side_does_not_fold(hopper, identity):
 def test_an_unknown_teacher_is_named():
     with pytest.raises(ValueError, match="no teacher 'nobody'"):
         load_teacher("nobody")
+
+
+def test_a_mouth_is_painted_as_the_photo_is():
+    """Grey stays grey, dark stays dark, soft stays soft; and a photo like most gets a red one."""
+    warm, grey, dark = (np.array(rgb, np.float32) for rgb in ([0.8, 0.6, 0.5], [0.6, 0.6, 0.6], [0.04, 0.03, 0.025]))
+    red, plain, night = (_mouth_panel(skin, 0.0)[..., :3] for skin in (warm, grey, dark))
+    assert (red[80, :, 0] > red[80, :, 1] + 20).all()
+    assert np.ptp(plain, axis=-1).max() < 1e-3
+    assert night.max() < 25
+    teeth = _mouth_panel(warm, 6.0)[8:36, :, 0]
+    assert np.abs(np.diff(teeth, axis=1)).max() < 0.5 * np.abs(np.diff(red[8:36, :, 0], axis=1)).max()
+
+
+def test_blur_is_measured(hopper: Portrait):
+    points = to_pixels(hopper.landmarks)
+    found = [
+        _blur_px(np.array(Image.fromarray(hopper.image).filter(ImageFilter.GaussianBlur(sigma))), points)
+        for sigma in (0, 2, 4, 8)
+    ]
+    assert found[0] == 0
+    assert found == sorted(found)
+    assert found[3] > 2

@@ -416,9 +416,20 @@ def _show_through(
     patch = (slice(None), *box)
     frame[patch] = share * frame[patch] + (1 - share) * painted
     hole = share < 0.5
+    if reach := round(proxy.blur):
+        # As soft as the photo: two means over a square are nearly a Gaussian, here and just around the hole.
+        near = _soften(F.max_pool2d(hole.float()[None], 2 * reach + 1, 1, reach), reach)
+        frame[patch] = near * _soften(frame[patch], reach) + (1 - near) * frame[patch]
     position[box] = torch.where(hole[..., None], source.permute(1, 2, 0), position[box])
     # Eyes are the photo's own; a mouth's inside is painted.
     visible[box] = torch.where(hole, torch.full_like(share, float(len(parts) == 1)), visible[box])
+
+
+def _soften(picture: torch.Tensor, reach: int) -> torch.Tensor:
+    """A picture [C, H, W], blurred over so many pixels to each side."""
+    for _ in range(2):
+        picture = F.avg_pool2d(picture[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
+    return picture
 
 
 def _lay_lid(
