@@ -9,12 +9,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.avatar import Avatar
+from edge.avatar import Avatar, open_graph
 from edge.bench import bench
-from edge.bundle import FileEntry, manifest_text, read_manifest
+from edge.bundle import (
+    GRAPHS,
+    BundleContents,
+    FileEntry,
+    Lowered,
+    manifest_text,
+    read_array,
+    read_frame,
+    read_manifest,
+    verify_files,
+    write_bundle,
+)
 from edge.check import GATES, SAME_DB, check, psnr_db, report
 from edge.errors import BundleError
 from edge.runtimes import installed
+from edge.topology import LOCAL
 
 
 def test_psnr():
@@ -135,3 +147,124 @@ def test_code_beside_a_bundle_does_not_run(avatar_bundle, tmp_path, monkeypatch)
     with pytest.raises(BundleError, match=r"json\.py lies in"):
         bench(".", frames=3, threads=[1])
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture(scope="module")
+def tiny(faces, tmp_path_factory):
+    """A whole avatar of a few kilobytes: one colour, as bright as the keypoints' mean."""
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+
+    def model(nodes, constants, kind):
+        doors = (
+            [helper.make_tensor_value_info(s.name, onnx.TensorProto.FLOAT, s.shape) for s in side]
+            for side in GRAPHS[kind]
+        )
+        kept = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+        graph = helper.make_graph(nodes, kind, *doors, kept)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+
+    node = helper.make_node
+    student = model(
+        [
+            node("ReduceMean", ["keypoints", "axes"], ["a"], keepdims=1),
+            node("ReduceMean", ["local_landmarks", "axes"], ["b"], keepdims=1),
+            node("Add", ["a", "b"], ["sum"]),
+            node("Reshape", ["sum", "shape"], ["one"]),
+            node("Expand", ["one", "size"], ["flat"]),
+            node("Clip", ["flat", "low", "high"], ["image"]),
+        ],
+        {
+            "axes": np.array([1, 2]), "shape": np.array([1, 1, 1, 1]), "size": np.array([1, 3, 512, 512]),
+            "low": np.float32(0), "high": np.float32(1),
+        },
+        "student",
+    )  # fmt: skip
+    rows = {"k": LOCAL[:20].astype(np.int64), "l": LOCAL.astype(np.int64)}
+    ends = {"zero": np.array([0]), "two": np.array([2]), "last": np.array([2])}
+    driver = model(
+        [
+            node("Slice", ["landmarks", "zero", "two", "last"], ["flat"]),
+            node("Gather", ["flat", "k"], ["keypoints"], axis=1),
+            node("Gather", ["flat", "l"], ["local_landmarks"], axis=1),
+        ],
+        rows | ends,
+        "driver",
+    )
+    local = faces[:1, LOCAL, :2]
+    bright = float(np.clip(local[:, :20].mean() + local.mean(), 0, 1))
+    contents = BundleContents(
+        name="tiny",
+        students=[Lowered("onnx", "fp32", "student.onnx", {"student.onnx": student})],
+        drivers=[Lowered("onnx", "fp32", "driver.onnx", {"driver.onnx": driver})],
+        thumbnail=np.zeros((32, 32, 3), np.uint8),
+        source_landmarks=faces[0],
+        source_keypoints=faces[0][LOCAL[:20]],
+        golden_landmarks=faces[:1],
+        golden_keypoints=local[:, :20],
+        golden_local_landmarks=local,
+        golden_frames=np.full((1, 512, 512, 3), round(255 * bright), np.uint8),
+        gmacs=0.001,
+        parameters=1,
+        created_with="tests",
+        teacher="none",
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "tiny.avatar"
+    write_bundle(folder, contents)
+    return folder
+
+
+def test_a_tiny_avatar_passes(tiny):
+    assert check(tiny).passed
+
+
+def mutated(body, rng):
+    """A body with a few bytes changed, cut out, doubled or added."""
+    body = bytearray(body)
+    for _ in range(int(rng.integers(1, 4))):
+        at, kind = int(rng.integers(0, len(body) + 1)), int(rng.integers(0, 5))
+        if kind == 0 and at < len(body):
+            body[at] = int(rng.integers(0, 256))
+        elif kind == 1:
+            del body[at : at + int(rng.integers(1, 9))]
+        elif kind == 2:
+            body[at:at] = body[max(0, at - int(rng.integers(1, 17))) : at]
+        elif kind == 3:
+            body[at : at + 4] = rng.bytes(4)
+        elif at < len(body):
+            body[at] ^= 1 << int(rng.integers(0, 8))
+    return bytes(body)
+
+
+def test_mutated_bundles_are_a_sentence_or_sound(tiny, tmp_path):
+    """Every file of an avatar changed at random, and vouched for: nothing but BundleError comes of it.
+
+    What survives reading and lint goes on to the runtimes, in their own processes, a few times.
+    """
+    manifest, rng, survived = read_manifest(tiny), np.random.default_rng(0), 0
+    names = ["manifest.json", "student.onnx", "driver.onnx", "golden/frame_0.png", "golden/keypoints.f32"]
+    for number in range(300):
+        name, folder = names[number % len(names)], tmp_path / f"{number}.avatar"
+        shutil.copytree(tiny, folder)
+        body = mutated((tiny / name).read_bytes(), rng)
+        (folder / name).write_bytes(body)
+        if name != "manifest.json":
+            entry = FileEntry(len(body), hashlib.sha256(body).hexdigest())
+            vouched = dataclasses.replace(manifest, files=manifest.files | {name: entry})
+            (folder / "manifest.json").write_bytes(manifest_text(vouched))
+        try:
+            found = read_manifest(folder)
+            verify_files(folder, found)
+            for frame in found.golden_frames:
+                read_frame(folder, found, frame)
+            for array in found.arrays:
+                read_array(folder, found, array)
+            for graph in ("driver", "student"):
+                open_graph(folder, found, graph, "numpy")
+            if name.endswith(".onnx") and survived < 8:
+                survived += 1
+                check(folder)
+        except BundleError:
+            pass
+        shutil.rmtree(folder)
+    assert survived == 8
