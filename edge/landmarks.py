@@ -389,6 +389,19 @@ def confirmed(image: NDArray[np.uint8], face: NDArray[np.float32], landmarker: L
     return _look_closer(image, face, landmarker).sure
 
 
+def unsteady(image: NDArray[np.uint8], turns: int, landmarker: Landmarker) -> float:
+    """How far the largest face of a picture differs from view to view, in face heights; 1 where there is none.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        turns: quarter turns counter-clockwise that the picture is given first.
+        landmarker: one in image mode.
+    """
+    turned = np.ascontiguousarray(np.rot90(image, turns))
+    faces = [_look_closer(turned, face, landmarker) for face in find_faces(turned, landmarker)[:1]]
+    return min((face.spread for face in faces if face.views == len(_VIEWS)), default=1.0)
+
+
 def _look_closer(image: NDArray[np.uint8], face: NDArray[np.float32], landmarker: Landmarker) -> _Face:
     """A face (image pixels) found again in its own crop.
 

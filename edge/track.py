@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from edge.errors import InputError, SpecError
-from edge.landmarks import Landmarker, confirmed, find_faces
+from edge.landmarks import Landmarker, confirmed, find_faces, unsteady
 from edge.motion import MAX_ZOOM, RESTLESS, Mouth, Retargeter, unrest
 from edge.preprocess import Crop, crop_image, face_crop, face_height, from_crop, to_crop
 from edge.spec import SIZE
@@ -60,8 +60,8 @@ MOST_LOOKS = 2000
 MOST_ZOOM_SAID = 1.4
 """How many times nearer a driver may come before it is said that the avatar does not."""
 
-MOST_SAMPLES = 4
-"""Pictures without a face that are looked at upside down, where no picture shows one."""
+MOST_SAMPLES, STEADY = 4, 0.012
+"""Pictures of a clip that are looked at lying, too; and how far a face that stands may differ from view to view."""
 
 MOST_ROLL_DEG = 70.0
 """Farthest tilt of a driver's head over a whole clip: beyond it the clip itself lies on its side."""
@@ -253,13 +253,13 @@ def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
     if kind.newbyteorder("=") != expected or len(shape) != axes:
         raise InputError(f"{path}: {name!r} is {kind} {list(shape)}; {expected} with {axes} axes is expected.")
     size = int(np.prod(shape, dtype=object)) * expected.itemsize
+    if size > limit or info.file_size > limit + 1024:
+        raise InputError(f"{path}: {name!r} has {list(shape)} values; that is more than a track may hold.")
     packed = min(info.compress_size, path.stat().st_size)
     if size > SMALL and size > MOST_SQUEEZED * packed:
         raise InputError(
             f"{path}: {name!r} would grow from {packed / 1e6:.2g} to {size / 1e6:.2g} MB, as no motion does."
         )
-    if size > limit or info.file_size > limit + 1024:
-        raise InputError(f"{path}: {name!r} has {list(shape)} values; that is more than a track may hold.")
     if name == "landmarks" and shape[1:] != (LANDMARKS, 3):
         raise InputError(f"{path}: landmarks are {list(shape)}; [T, {LANDMARKS}, 3] is expected.")
     with archive.open(info) as stream:
@@ -361,7 +361,7 @@ def track_clip(clip: Clip, *, landmarker: Landmarker | None = None, progress: bo
         for image, sighting in _sight(clip, finder, notes, progress):
             size = (image.shape[1], image.shape[0])
             sightings.append(sighting)
-            if sighting.landmarks_px is None and len(samples) < MOST_SAMPLES and len(sightings) % 25 == 1:
+            if len(samples) < MOST_SAMPLES and len(sightings) % 25 == 1:
                 samples.append(image)
             if len(sightings) > MAX_FRAMES:
                 raise InputError(f"{path} has more than {MAX_FRAMES} frames. Cut it into shorter clips.")
@@ -369,8 +369,8 @@ def track_clip(clip: Clip, *, landmarker: Landmarker | None = None, progress: bo
     seen = sum(s.landmarks_px is not None for s in sightings)
     if len(sightings) < 2:
         raise InputError(f"{path} has one frame only: it is a picture. Give a clip to drive an avatar with.")
-    if not seen and (turn := _lies(samples, finder.model)):
-        raise InputError(f"The faces in {path} {turn}. Turn the clip upright first.")
+    if lie := _lies(samples, finder.model):
+        raise InputError(f"The faces in {path} {lie}. Turn the clip upright first.")
     if not seen:
         raise InputError(
             f"No face was found in {path} ({len(sightings)} frames). Give a clip that shows one face from the front."
@@ -412,14 +412,25 @@ def track_clip(clip: Clip, *, landmarker: Landmarker | None = None, progress: bo
 
 
 def _lies(samples: list[NDArray[np.uint8]], model: Path) -> str:
-    """How the faces of pictures lie that show none upright, as the end of a sentence; "" where there are none."""
+    """How the faces of a clip's pictures lie, as the end of a sentence; "" where they stand, or there are none.
+
+    An upside-down face is found upright now and then, and differs from view to view of it; seen the right way round it
+    does not.
+    """
     with Landmarker(model) as searcher:
-        for turns, lie in ((2, "lie upside down"), (1, "lie on their side"), (3, "lie on their side")):
-            for image in samples:
-                turned = np.ascontiguousarray(np.rot90(image, turns))
-                if any(confirmed(turned, face, searcher) for face in find_faces(turned, searcher)[:1]):
-                    return lie
-    return ""
+
+        def steadiest(*turns: int) -> float:
+            return min((unsteady(image, turn, searcher) for turn in turns for image in samples), default=1.0)
+
+        upright = 1.0
+        for image in samples:  # most clips stand, and the first look says so
+            upright = min(upright, unsteady(image, 0, searcher))
+            if upright <= STEADY:
+                return ""
+        enough = min(STEADY, 0.6 * upright)
+        if steadiest(2) < enough:
+            return "lie upside down"
+        return "lie on their side" if steadiest(1, 3) < enough else ""
 
 
 def _sight(

@@ -110,6 +110,18 @@ def test_a_damaged_cache_is_made_again(offline: Path, monkeypatch: pytest.Monkey
         find_model(progress=quiet)
 
 
+def test_an_assembled_model_is_checked_and_made_again(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face_landmarker, "_assemble_from_wheel", lambda: b"assembled")
+    first = find_model(progress=quiet)
+    assert first == offline / ASSEMBLED_NAME
+    monkeypatch.setattr(face_landmarker, "_assemble_from_wheel", lambda: b"assembled anew")
+    assert find_model(progress=quiet).read_bytes() == b"assembled"
+    first.write_bytes(b"assembleD")
+    lines: list[str] = []
+    assert find_model(progress=lines.append).read_bytes() == b"assembled anew"
+    assert "is not as it was written" in lines[0]
+
+
 def test_a_cache_that_cannot_be_written_is_explained(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline.write_bytes(b"a file, no folder")
     monkeypatch.setattr(face_landmarker, "_download", lambda: b"model")

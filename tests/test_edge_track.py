@@ -17,8 +17,9 @@ from PIL import Image
 import edge.track
 from edge.errors import InputError, SpecError
 from edge.landmarks import Landmarker
+from edge.library import Controls, pose_face
 from edge.preprocess import Crop
-from edge.topology import LANDMARKS
+from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS
 from edge.track import (
     MAX_FRAMES,
     Stretch,
@@ -27,6 +28,7 @@ from edge.track import (
     calm,
     find_stretches,
     load_track,
+    read_driving,
     save_track,
     track_video,
 )
@@ -454,3 +456,43 @@ def test_a_real_clip_is_tracked(finder: Landmarker) -> None:
     assert track.detected.all()
     opening = np.linalg.norm(track.landmarks[:, 13, :2] - track.landmarks[:, 14, :2], axis=1)
     assert opening.max() > 3 * (opening.min() + 0.005)
+
+
+# --- Driving
+
+
+def driver(faces: np.ndarray, tmp_path: Path, *poses: dict[str, float], scale: float = 1.0) -> Path:
+    """A track of these poses, half a second each; the last at another size."""
+    names = {name for pose in poses for name in pose}
+    moved = {name: np.repeat([pose.get(name, 0.0) for pose in poses], 12) for name in names}
+    landmarks = pose_face(faces[0], Controls.rest(12 * len(poses), **moved)).astype(np.float32)
+    landmarks[-12:] *= np.float32(scale)
+    return save_track(Track(landmarks, 25.0, np.ones(len(landmarks), bool)), tmp_path / "driver.npz")
+
+
+def test_a_clip_that_begins_with_a_smile_drives_as_one_that_does_not(faces: np.ndarray, tmp_path: Path) -> None:
+    talk = [{"jaw_open": 0.2}, {}, {"jaw_open": 0.4}, {}, {"jaw_open": 0.1}]
+    plain = read_driving(driver(faces, tmp_path, *talk), source_landmarks=faces[1])
+    smiled = read_driving(driver(faces, tmp_path, {"smile": 1.0}, *talk), source_landmarks=faces[1])
+    assert plain.notes == smiled.notes == ()
+    assert np.abs(smiled.landmarks[12:] - plain.landmarks).max() < 0.01
+
+
+def test_a_driver_who_never_rests_or_comes_near_is_said(faces: np.ndarray, tmp_path: Path) -> None:
+    turned = {"yaw_deg": 30.0, "jaw_open": 0.5}
+    told = read_driving(driver(faces, tmp_path, turned, turned), source_landmarks=faces[1]).notes
+    assert "No moment of driver.npz shows the driver at rest" in " ".join(told)
+    near = read_driving(driver(faces, tmp_path, {}, {}, scale=2.0), source_landmarks=faces[1])
+    assert "comes nearer or goes away (by 2.0 times)" in " ".join(near.notes)
+    sizes = np.linalg.norm(near.landmarks[:, CHIN] - near.landmarks[:, FOREHEAD_TOP], axis=1)
+    assert sizes.max() / sizes.min() < 1.25
+
+
+def test_a_track_that_inflates_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    frames = 20_000
+    arrays = {"format": np.int64(1), "fps": np.float64(25), "detected": np.ones(frames, bool)}
+    np.savez_compressed(path, landmarks=np.zeros((frames, LANDMARKS, 3), np.float32), **arrays)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(InputError, match=r"would grow from .* MB, as no motion does"):
+        load_track(path)
