@@ -110,6 +110,47 @@ def scale() -> str:
     return _markdown(head, [[row[column] for column in columns] for row in read("scale.csv")])
 
 
+def people() -> str:
+    """Students of many portraits, the one that draws least of its teacher's face first."""
+    parts = ("wide open", "ah", "teeth", "blink", "half lids", "glance left", "glance right")
+    rows = sorted(read("people.csv"), key=lambda row: min(float(row[name]) for name in parts[:5]))
+
+    def percent(row: dict[str, str], *names: str) -> list[str]:
+        return [f"{100 * float(row[name]):.0f}" for name in names]
+
+    table = [
+        [
+            row["name"],
+            row["seed"],
+            *percent(row, *parts, "painter_silent", "motion_silent"),
+            row["setbacks"],
+            row["psnr_db"],
+        ]
+        for row in rows
+    ]
+    silent = ("silent, most of a layer: generator, %", "motion, %", "setbacks", "PSNR, dB")
+    return _markdown(("portrait", "seed", *(f"{name}, %" for name in parts), *silent), table)
+
+
+def rates() -> str:
+    """Learning rates, by mouth and eyes."""
+    columns = (
+        "name",
+        "what",
+        "mouth",
+        "mouth_least",
+        "mouth_apart",
+        "eyes",
+        "eyes_least",
+        "eyes_apart",
+        "teeth",
+        "psnr_db",
+    )
+    drawn = [f"{part}: {what}" for part in ("mouth", "eyes") for what in ("mean", "least", "seeds apart")]
+    head = ("rate", "is", *drawn, "teeth", "PSNR, dB")
+    return _markdown(head, [[row[column] for column in columns] for row in read("rates.csv")])
+
+
 def cost() -> str:
     """One avatar, from its portrait to the student."""
     columns = ("steps", "frames", "seconds", "of_training", "peak_mb", "psnr_db")
@@ -122,6 +163,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers": peers,
     "devices": devices,
     "designs": designs,
+    "people": people,
+    "rates": rates,
     "scale": scale,
     "cost": cost,
 }
