@@ -47,5 +47,4 @@ def test_both_bundled_portraits_get_living_painters(tmp_path, landmark_model, mo
         assert not row["setbacks"]
         assert max(row["painter_silent"], row["motion_silent"]) < MOST_SILENT
         assert row["painter_spread"] > 1e-3
-        assert row["wide open"] > 0.4
         assert (tmp_path / "sheets" / f"{row['name']}-0-200-150.png").is_file()
