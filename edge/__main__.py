@@ -152,7 +152,7 @@ def run_animate(arguments: argparse.Namespace) -> int:
     else:
         track = read_driving(driving, source_landmarks=avatar.source_landmarks, mouth=arguments.mouth)
     for note in track.notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
 
     times_ms = []
     clip = driving if driving is not None and driving.suffix.lower() != TRACK_SUFFIX else None
@@ -196,7 +196,7 @@ def run_track(arguments: argparse.Namespace) -> int:
     track = track_video(arguments.clip)
     save_track(track, output)
     for note in track.notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     found = int(track.detected.sum())
     result = {"output": str(written), "frames": len(track), "detected": found, "fps": track.fps}
     sentence = f"{written}: {len(track)} frames at {track.fps:g} per second, a face found in {found} of them."
