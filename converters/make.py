@@ -38,7 +38,7 @@ from edge.bundle import (
     ExpressionRow,
     Lowered,
     Manifest,
-    printable,
+    all_readable,
     safe_name,
     write_bundle,
 )
@@ -173,7 +173,7 @@ def make(photo: str | Path | None = None, config: MakeConfig | None = None) -> M
     """
     config = config or MakeConfig()
     student_config(config.distil.gflops)  # what no student fits is said before anything is made
-    if config.consent is not None and printable(config.consent) != config.consent.replace("\n", "").replace("\t", ""):
+    if not all_readable(config.consent):
         raise InputError("The consent holds line breaks or control characters. Say it in one line.")
     started = time.monotonic()
     example = str(photo or "grace_hopper")

@@ -254,7 +254,7 @@ def parse_manifest(text: bytes) -> Manifest:
         )
     try:
         data = json.loads(text.decode(), parse_constant=_no_constant, object_pairs_hook=_unique)
-        readable = _all_readable(data)
+        readable = all_readable(data)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{MANIFEST} is not valid JSON ({error}). Fetch the bundle again.") from error
     if not readable:
@@ -426,12 +426,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
-def _all_readable(data: Any) -> bool:
-    """Every text of a manifest, key or value, holds characters to be read and nothing else."""
+def all_readable(data: Any) -> bool:
+    """Every text of plain JSON, key or value, holds characters to be read and nothing else."""
     if isinstance(data, str):
         return all(map(_readable, data))
     parts = [*data, *data.values()] if isinstance(data, dict) else data if isinstance(data, list) else ()
-    return all(map(_all_readable, parts))
+    return all(map(all_readable, parts))
 
 
 def _no_constant(name: str) -> float:

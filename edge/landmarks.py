@@ -225,6 +225,16 @@ def yaw_deg(landmarks: NDArray[np.floating]) -> float:
     return float(np.degrees(np.arctan2(across[2], np.hypot(across[0], across[1]))))
 
 
+def roll_deg(landmarks: NDArray[np.floating]) -> float:
+    """How far the head is tilted, in degrees: 0 is upright, positive lowers the eye on the image's right.
+
+    Args:
+        landmarks: float [478, 2 or 3], y down.
+    """
+    eyes = landmarks[LEFT_EYE_OUTER] - landmarks[RIGHT_EYE_OUTER]
+    return float(np.degrees(np.arctan2(eyes[1], eyes[0])))
+
+
 def read_portrait(
     path: str | Path,
     *,
@@ -460,8 +470,7 @@ def _checked(face: _Face, image: NDArray[np.uint8], path: Path) -> tuple[list[st
         raise InputError(
             f"The face in {path} is cut off by the photo's border. Give a photo that shows the whole head."
         )
-    eyes = landmarks_px[LEFT_EYE_OUTER] - landmarks_px[RIGHT_EYE_OUTER]
-    roll = float(np.degrees(np.arctan2(eyes[1], eyes[0])))
+    roll = roll_deg(landmarks_px)
     if abs(roll) > MAX_ROLL_DEG:
         raise InputError(
             f"The head in {path} lies on its side or upside down ({abs(roll):.0f} degrees). "

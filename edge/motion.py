@@ -324,6 +324,7 @@ def unrest(landmarks: NDArray[np.floating]) -> Array:
     usable = np.flatnonzero(np.isfinite(track).all(axis=(1, 2)))
     if not len(usable):
         raise InputError("No face was found in any frame. Begin with a calm, frontal face.")
+    corners = np.concatenate([eye.corners for eye in EYES])
     eyes, lips, widths, brows, turned = (np.empty(len(usable)) for _ in range(5))
     for row, index in enumerate(usable):
         frame = face_frame(track[index])
@@ -332,7 +333,6 @@ def unrest(landmarks: NDArray[np.floating]) -> Array:
         eyes[row] = min((face[eye.lower, 1] - face[eye.upper, 1]).mean() for eye in EYES) / height
         lips[row] = np.maximum(face[INNER_LOWER_LIP, 1] - face[INNER_UPPER_LIP, 1], 0.0).mean() / height
         widths[row] = (face[LEFT_MOUTH_CORNER, 0] - face[RIGHT_MOUTH_CORNER, 0]) / height
-        corners = np.concatenate([eye.corners for eye in EYES])
         brows[row] = (face[corners, 1].mean() - face[[*RIGHT_BROW, *LEFT_BROW], 1].mean()) / height
         angles = head_angles(frame.rotation)
         turned[row] = abs(angles.yaw_deg) + abs(angles.pitch_deg - _UPRIGHT_PITCH_DEG) + abs(angles.roll_deg)

@@ -21,11 +21,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from edge.errors import InputError, SpecError
-from edge.landmarks import Landmarker, confirmed, find_faces, unsteady
+from edge.landmarks import Landmarker, confirmed, find_faces, roll_deg, unsteady
 from edge.motion import MAX_ZOOM, RESTLESS, Mouth, Retargeter, unrest
 from edge.preprocess import Crop, crop_image, face_crop, face_height, from_crop, to_crop
 from edge.spec import SIZE
-from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS, LEFT_EYE_OUTER, RIGHT_EYE_OUTER
+from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS
 from edge.video import Clip, read_video
 
 TRACK_SUFFIX = ".npz"
@@ -393,8 +393,7 @@ def track_clip(clip: Clip, *, landmarker: Landmarker | None = None, progress: bo
     landmarks_px, detected = bridge(kept)
     landmarks_px = calm(landmarks_px)
     middle = np.median(landmarks_px, axis=0)
-    eyes = middle[LEFT_EYE_OUTER] - middle[RIGHT_EYE_OUTER]
-    if (roll := abs(float(np.degrees(np.arctan2(eyes[1], eyes[0]))))) > MOST_ROLL_DEG:
+    if (roll := abs(roll_deg(middle))) > MOST_ROLL_DEG:
         lies = "lies upside down" if roll > 135 else "lies on its side"
         raise InputError(f"The face in {path} {lies}. Turn the clip upright first.")
     if missing := int((~detected).sum()):
