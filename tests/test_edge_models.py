@@ -1,4 +1,4 @@
-"""The landmark model file: where it is looked for, and that the assembled one agrees with the official."""
+"""MediaPipe's model files: where they are looked for; the assembled landmark model agrees with the official one."""
 
 import subprocess
 import sys
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge import face_landmarker
+from edge import face_landmarker, models
 from edge.errors import InputError, MissingRuntimeError
-from edge.face_landmarker import ASSEMBLED_NAME, OFFICIAL_NAME, cache_folder, find_model
+from edge.models import ASSEMBLED_NAME, LANDMARKER, SEGMENTER, cache_folder, find_landmarker, find_segmenter
 from edge.topology import LANDMARKS, LEFT_IRIS_CENTRE, RIGHT_IRIS_CENTRE
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -28,14 +28,15 @@ def quiet(line: str) -> None:
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache, no variable set, no network."""
     monkeypatch.delenv("SUPERFACE_LANDMARKER", raising=False)
+    monkeypatch.delenv("SUPERFACE_SEGMENTER", raising=False)
     monkeypatch.setenv("SUPERFACE_CACHE", str(tmp_path / "cache"))
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(face_landmarker.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(models.urllib.request, "urlopen", refuse)
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: no matching distribution\n")
-    monkeypatch.setattr(face_landmarker.subprocess, "run", lambda *args, **kwargs: failed)
+    monkeypatch.setattr(models.subprocess, "run", lambda *args, **kwargs: failed)
     return tmp_path / "cache"
 
 
@@ -44,12 +45,12 @@ def assembled() -> Path:
     """The assembled model, kept in the user's cache between runs."""
     pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
     target = cache_folder() / ASSEMBLED_NAME
-    if not (target.is_file() and face_landmarker._is_whole(target)):
+    if not (target.is_file() and models._is_whole(target)):
         try:
-            content = face_landmarker._assemble_from_wheel()
-        except face_landmarker._Unavailable as error:
+            content = face_landmarker.assemble(*models._from_wheel(models.DETECTOR, models.MESH))
+        except models._Unavailable as error:
             pytest.skip(f"the package index cannot be reached: {error}")
-        face_landmarker._write(target, content)
+        models._write(target, content)
     return target
 
 
@@ -58,19 +59,19 @@ def test_a_named_file_comes_first(offline: Path, monkeypatch: pytest.MonkeyPatch
     named.write_bytes(b"a")
     other.write_bytes(b"b")
     monkeypatch.setenv("SUPERFACE_LANDMARKER", str(other))
-    assert find_model(named) == named
-    assert find_model() == other
+    assert find_landmarker(named) == named
+    assert find_landmarker() == other
     with pytest.raises(InputError, match="given is no file"):
-        find_model(tmp_path / "missing.task")
+        find_landmarker(tmp_path / "missing.task")
     monkeypatch.setenv("SUPERFACE_LANDMARKER", str(tmp_path))
     with pytest.raises(InputError, match="SUPERFACE_LANDMARKER is no file"):
-        find_model()
+        find_landmarker()
 
 
 def test_all_ways_are_listed_when_none_works(offline: Path) -> None:
     lines: list[str] = []
     with pytest.raises(MissingRuntimeError) as caught:
-        find_model(progress=lines.append)
+        find_landmarker(progress=lines.append)
     message = str(caught.value)
     for part in (str(offline), "no network", "no matching distribution", "SUPERFACE_LANDMARKER"):
         assert part in message
@@ -88,45 +89,60 @@ def test_a_wrong_download_is_not_kept(offline: Path, monkeypatch: pytest.MonkeyP
 
         def __exit__(self, *args: object) -> None: ...
 
-    monkeypatch.setattr(face_landmarker.urllib.request, "urlopen", lambda *a, **k: Reply())
+    monkeypatch.setattr(models.urllib.request, "urlopen", lambda *a, **k: Reply())
     with pytest.raises(MissingRuntimeError, match="wrong sha256"):
-        find_model(progress=quiet)
+        find_landmarker(progress=quiet)
 
 
 def test_a_download_is_kept(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(face_landmarker, "_download", lambda: b"model")
-    monkeypatch.setattr(face_landmarker, "OFFICIAL_SHA256", face_landmarker._sha256(b"model"))
-    first = find_model(progress=quiet)
-    assert first == offline / OFFICIAL_NAME
-    monkeypatch.setattr(face_landmarker, "_download", None)
-    assert find_model(progress=quiet) == first
+    monkeypatch.setattr(models, "_download", lambda official: b"model")
+    monkeypatch.setattr(models, "LANDMARKER", LANDMARKER._replace(sha256=models._sha256(b"model")))
+    first = find_landmarker(progress=quiet)
+    assert first == offline / LANDMARKER.name
+    monkeypatch.setattr(models, "_download", None)
+    assert find_landmarker(progress=quiet) == first
 
 
 def test_a_damaged_cache_is_made_again(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline.mkdir()
     (offline / ASSEMBLED_NAME).write_bytes(b"PK half a zip")
-    (offline / OFFICIAL_NAME).write_bytes(b"half a model")
+    (offline / LANDMARKER.name).write_bytes(b"half a model")
     with pytest.raises(MissingRuntimeError, match="no way led to it"):
-        find_model(progress=quiet)
+        find_landmarker(progress=quiet)
 
 
 def test_an_assembled_model_is_checked_and_made_again(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(face_landmarker, "_assemble_from_wheel", lambda: b"assembled")
-    first = find_model(progress=quiet)
+    monkeypatch.setattr(models, "_from_wheel", lambda *files: [file.path.encode() for file in files])
+    monkeypatch.setattr(models, "assemble", lambda detector, mesh: b"assembled")
+    first = find_landmarker(progress=quiet)
     assert first == offline / ASSEMBLED_NAME
-    monkeypatch.setattr(face_landmarker, "_assemble_from_wheel", lambda: b"assembled anew")
-    assert find_model(progress=quiet).read_bytes() == b"assembled"
+    monkeypatch.setattr(models, "assemble", lambda detector, mesh: b"assembled anew")
+    assert find_landmarker(progress=quiet).read_bytes() == b"assembled"
     first.write_bytes(b"assembleD")
     lines: list[str] = []
-    assert find_model(progress=lines.append).read_bytes() == b"assembled anew"
+    assert find_landmarker(progress=lines.append).read_bytes() == b"assembled anew"
     assert "is not as it was written" in lines[0]
 
 
 def test_a_cache_that_cannot_be_written_is_explained(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline.write_bytes(b"a file, no folder")
-    monkeypatch.setattr(face_landmarker, "_download", lambda: b"model")
+    monkeypatch.setattr(models, "_download", lambda official: b"model")
     with pytest.raises(MissingRuntimeError, match="SUPERFACE_CACHE"):
-        find_model(progress=quiet)
+        find_landmarker(progress=quiet)
+
+
+def test_the_segmenter_is_the_same_file_from_everywhere(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingRuntimeError, match="SUPERFACE_SEGMENTER"):
+        find_segmenter(progress=quiet)
+    monkeypatch.setattr(models, "SEGMENTER", SEGMENTER._replace(sha256=models._sha256(b"segmenter")))
+    monkeypatch.setattr(models, "_from_wheel", lambda *files: [b"segmenter"])
+    kept = find_segmenter(progress=quiet)
+    assert kept == offline / SEGMENTER.name
+    assert kept.read_bytes() == b"segmenter"
+    kept.write_bytes(b"another")
+    with pytest.raises(InputError, match="another file"):
+        find_segmenter(kept)
+    assert find_segmenter(progress=quiet).read_bytes() == b"segmenter"
 
 
 def test_the_table_orders_all_values_once() -> None:
