@@ -102,7 +102,10 @@ class Avatar:
         student = open_graph(folder, manifest, "student", runtime, precision, threads)
         source_landmarks = bundles.read_array(folder, manifest, "identity/landmarks.f32")
         avatar = cls(manifest, precision, driver=driver, student=student, source_landmarks=source_landmarks)
-        avatar.animate(avatar.source_landmarks)
+        try:
+            avatar.animate(avatar.source_landmarks)
+        except SpecError as error:
+            raise BundleError(f"{manifest.name} cannot draw its own face ({error}). Fetch the bundle again.") from error
         return avatar
 
     def animate(self, landmarks: npt.ArrayLike) -> Frame:
@@ -210,10 +213,22 @@ def open_graph(
         return keeping
     if path not in manifest.files:
         raise BundleError(f"{path} is a folder where a file belongs. Fetch the bundle again.")
-    body = bundles.read_file(folder, manifest, path)
     if format_of(runtime) == "onnx":
-        lint(parse_graph(body, path), path, *bundles.GRAPHS[graph])
+        body = read_linted(folder, manifest, graph, path)
+    else:
+        body = bundles.read_file(folder, manifest, path)
     return load_graph(runtime, body, threads, name=path)
+
+
+def read_linted(folder: Path, manifest: bundles.Manifest, graph: str, path: str) -> bytes:
+    """An ONNX file of a graph ("driver" or "student"), as the manifest vouches for it, after lint.
+
+    Raises:
+        BundleError: when the file is another, or asks for more than an avatar's graph needs.
+    """
+    body = bundles.read_file(folder, manifest, path)
+    lint(parse_graph(body, path), path, *bundles.GRAPHS[graph])
+    return body
 
 
 def _try(bundle: str, runtime: Runtime, precision: Precision) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from edge import bundle as bundles
 from edge import sandbox
-from edge.avatar import MOST_THREADS, Avatar, open_graph
+from edge.avatar import MOST_THREADS, Avatar, open_graph, read_linted
 from edge.errors import InputError
 from edge.runtimes import Precision, Runtime, engine, format_of, installed, onnx_session, prepare
 from edge.spec import KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
@@ -213,12 +213,10 @@ def profile(bundle: str | os.PathLike[str], *, frames: int = 60, threads: Sequen
     manifest = _checked(bundle, frames, threads)
     poses = bundles.read_array(bundle, manifest, "golden/landmarks.f32")
     avatar = Avatar.load(bundle, runtime="onnx")
-    for precision in manifest.graphs["student"].files["onnx"]:
-        open_graph(Path(bundle), manifest, "student", "onnx", precision)  # lints it
     names = (KEYPOINTS_IN.name, LOCAL_IN.name)
     driving = [dict(zip(names, (part[None] for part in avatar.drive(pose)), strict=True)) for pose in poses]
     return tuple(
-        Profile(precision, count, _kinds(bundles.read_file(bundle, manifest, file), driving, frames, count))
+        Profile(precision, count, _kinds(read_linted(Path(bundle), manifest, "student", file), driving, frames, count))
         for precision, file in manifest.graphs["student"].files["onnx"].items()
         for count in threads
     )

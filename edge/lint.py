@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edge.errors import BundleError
 from edge.spec import TensorSpec
-from edge.student import _DTYPES, OPERATIONS, Graph, Node
+from edge.student import DTYPES, OPERATIONS, Graph, Node
 
 LARGEST_VALUE = 2**24
 """Numbers in one value; the largest of a student is a layer of 4 × 512 × 512."""
@@ -115,7 +115,7 @@ def _infer(node: Node, given: list[Value | None]) -> list[Value]:
     shape = _SHAPES.get(node.kind, _as_first)(given, node.attributes)
     dtype: npt.DTypeLike = first.dtype
     if node.kind == "Cast":
-        dtype = _DTYPES[node.attributes["to"]]
+        dtype = DTYPES[node.attributes["to"]]
     elif node.kind == "QuantizeLinear":
         dtype = given[2].dtype if len(given) > 2 and given[2] is not None else np.uint8
     elif node.kind == "DequantizeLinear":

@@ -24,7 +24,7 @@ LARGEST_GRAPH = 256 * 2**20
 """Bytes; a student has a few million. More than this is not an avatar."""
 
 # TensorProto.DataType → numpy, of the types that a student holds.
-_DTYPES: dict[int, npt.DTypeLike] = {
+DTYPES: dict[int, npt.DTypeLike] = {
     1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"
 }  # fmt: skip
 
@@ -322,7 +322,7 @@ def _divide(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]
 OPERATIONS: dict[str, Callable[[Values, Mapping[str, Any]], Values]] = {
     "Add": _on_both(np.add),
     "AveragePool": _pool,
-    "Cast": lambda v, a: [_array(v, 0).astype(_DTYPES[a["to"]])],
+    "Cast": lambda v, a: [_array(v, 0).astype(DTYPES[a["to"]])],
     "Clip": _clip,
     "Concat": lambda v, a: [np.concatenate([_array(v, i) for i in range(len(v))], a["axis"])],
     "Constant": lambda v, a: [a["value"]],
@@ -507,7 +507,7 @@ def _door(data: memoryview) -> tuple[str, Door]:
     for tensor in [inner for kind in _inside(fields, 2) for inner in _inside(_fields(kind), 1)]:
         for field, value in _fields(tensor):
             if field == 1:
-                dtype = np.dtype(_DTYPES[int(_integers(value)[0])])
+                dtype = np.dtype(DTYPES[int(_integers(value)[0])])
             elif field == 2:
                 shape = tuple(
                     next((_integers(size)[0] for number, size in _fields(part) if number == 1), None)
@@ -583,12 +583,12 @@ def _tensor(data: memoryview) -> tuple[str, npt.NDArray[Any]]:
             raw = _bytes(value)
         elif field in (13, 14) and value not in (0, b""):
             raise ValueError(f"the weights of {name} lie in another file")
-    if kind not in _DTYPES:
+    if kind not in DTYPES:
         raise ValueError(f"tensor {name} has the unknown type {kind}")
     if raw is not None:
-        flat: npt.NDArray[Any] = np.frombuffer(raw, _DTYPES[kind])
+        flat: npt.NDArray[Any] = np.frombuffer(raw, DTYPES[kind])
     else:
-        flat = np.concatenate([np.zeros(0), *loose]).astype(_DTYPES[kind])
+        flat = np.concatenate([np.zeros(0), *loose]).astype(DTYPES[kind])
     if min(shape, default=0) < 0 or flat.size != np.prod(shape, dtype=object):
         raise ValueError(f"tensor {name} of shape {shape} holds {flat.size} numbers")
     return name, flat.reshape(shape)

@@ -1,8 +1,11 @@
 """Student → ExecuTorch: programs that are executed, what backends take and leave, and refusals."""
 
 import copy
+import dataclasses
+import hashlib
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mutations import mutated
 from torch import nn
 
 pytest.importorskip("executorch", reason="executorch is not installed")
@@ -28,6 +32,8 @@ from converters.to_executorch import (
     run_program,
     store_tables,
 )
+from edge.avatar import Avatar
+from edge.bundle import FileEntry, manifest_text, read_manifest
 from edge.errors import BundleError, InputError, MissingRuntimeError, ParityError
 from edge.runtimes import installed, load_graph
 from edge.spec import KEYPOINTS_IN, LOCAL_IN, SIZE
@@ -246,6 +252,30 @@ def test_a_truncated_program_is_a_sentence(programs, tmp_path, share):
     path.write_bytes(body[: int(share * len(body))])
     with pytest.raises(BundleError, match=r"ExecuTorch cannot load student\.int8\.pte"):
         load_graph("executorch", path)
+
+
+def test_mutated_programs_are_a_sentence_or_sound(programs, avatar_bundle, tmp_path):
+    """Programs changed at random, and vouched for: what they do to their process, they do not to this one."""
+    students, driver = programs
+    bodies = {"student.pte": students["fp32"].files["student.pte"], "driver.pte": driver.files["driver.pte"]}
+    manifest, rng = read_manifest(avatar_bundle), np.random.default_rng(0)
+    graphs = {
+        name: graph._replace(files=graph.files | {"executorch": {"fp32": f"{name}.pte"}})
+        for name, graph in manifest.graphs.items()
+    }
+    folder = tmp_path / "programs.avatar"
+    shutil.copytree(avatar_bundle, folder)
+    for damaged in (None, *bodies):
+        files = dict(manifest.files)
+        for name, body in bodies.items():
+            written = mutated(body, rng) if name == damaged else body
+            (folder / name).write_bytes(written)
+            files[name] = FileEntry(len(written), hashlib.sha256(written).hexdigest())
+        (folder / "manifest.json").write_bytes(manifest_text(dataclasses.replace(manifest, graphs=graphs, files=files)))
+        try:
+            Avatar.load(folder, runtime="executorch")
+        except BundleError:
+            assert damaged
 
 
 def test_programs_say_nothing_of_this_machine(programs):
