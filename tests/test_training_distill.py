@@ -17,8 +17,8 @@ from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
 from edge.errors import FidelityError, InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from training.checkpoint import load_student, load_tensors, save_tensors
-from training.config import MINUTES, TRAINING_FRAMES, DistilConfig, StudentConfig, training_frames
-from training.distill import distil, render_track
+from training.config import MINUTES, TRAINING_FRAMES, DistilConfig, LossWeights, StudentConfig, training_frames
+from training.distill import JUDGED_EVERY, WHOLE_EVERY, distil, render_track, weights_at
 from training.student import Student
 
 CONFIG = DistilConfig(gflops=1.0, steps=6, motion_share=0.34, batch=1, motion_batch=4)
@@ -47,6 +47,15 @@ def finished(faces, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     told = []
     return folder, run(folder, faces[0], progress=lambda *told_: told.append(told_)), told
+
+
+def test_every_term_weighs_as_configured_over_a_cycle():
+    """A term of every n-th step counts n times there; head poses and judges never share a step."""
+    cycle, weights = JUDGED_EVERY * WHOLE_EVERY, LossWeights()
+    steps = [weights_at(step, weights) for step in range(cycle)]
+    for name, value in weights.__dict__.items():
+        assert sum(getattr(step, name) for step in steps) == pytest.approx(cycle * value), name
+    assert not any(step.head_pose and (step.perceptual or step.gan) for step in steps)
 
 
 def test_result_and_run_folder(finished):

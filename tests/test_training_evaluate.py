@@ -11,7 +11,8 @@ from PIL import Image
 
 from edge.errors import InputError
 from edge.landmarks import read_portrait
-from training.evaluate import degradations, evaluate_teachers, table
+from edge.library import Controls, pose_face
+from training.evaluate import degradations, evaluate_teachers, pose_distance, table
 from training.shards import ClipFrames, write_clip, write_shard
 from training.teachers.mesh import MeshTeacher
 
@@ -107,3 +108,12 @@ def test_degradations_stay_pictures():
         assert image.shape == (1, 3, 512, 512), kind
         assert image.min() >= 0
         assert image.max() <= 1
+
+
+def test_a_jaw_that_drops_turns_no_head(faces):
+    said = pose_face(
+        faces[0], Controls.rest(4, jaw_open=np.array([0.5, 1.0, 0.0, 0.0]), yaw_deg=np.array([0, 0, 12, 0]))
+    )
+    found = [pose_distance(face, faces[0]) for face in said]
+    assert found[:2] + found[3:] == pytest.approx([0, 0, 0], abs=0.1)
+    assert found[2] == pytest.approx(12 / 3, abs=0.6)  # the mean of three angles

@@ -40,7 +40,7 @@ from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LANDMARKS, LOCAL
 from training.census import Layer, dying, silence, take_census
 from training.checkpoint import load_tensors, save_driver, save_student, save_tensors, write_text
-from training.config import DistilConfig
+from training.config import DistilConfig, LossWeights
 from training.driver import Driver, fit_driver
 from training.flops import student_config
 from training.layers import (
@@ -63,8 +63,8 @@ CHUNK = 16
 WHOLE_EVERY = 8
 """Steps from one whole frame to the next, where a head pose is compared."""
 JUDGED_EVERY = 4
-"""Steps from one in which the judges look at the frames to the next; their terms count as much more there. On a
-CPU such a step takes many times as long as one on pixels alone."""
+"""Steps from one in which the judges look at the frames to the next. On a CPU such a step takes many times as long as
+one on pixels alone."""
 CALL = 0.01
 """Weight of the call that wakes silent units (training.student.Rectifier)."""
 CENSUS_EVERY = 100
@@ -304,6 +304,22 @@ def _window(step: int, config: DistilConfig) -> tuple[Window, Window]:
     return Window(top + MARGIN, left + MARGIN, config.window), Window(top, left, size)
 
 
+def weights_at(step: int, weights: LossWeights) -> LossWeights:
+    """What each term counts in a step: 0 where it is left out, and where it is not, as much more as it is seldom.
+
+    The judges look at windows in one step of `JUDGED_EVERY`, head poses at whole frames in one of `WHOLE_EVERY`; never
+    both in one.
+    """
+    judged = JUDGED_EVERY * (step % JUDGED_EVERY == JUDGED_EVERY // 2)
+    whole = WHOLE_EVERY * (step % WHOLE_EVERY == 0)
+    return replace(
+        weights,
+        perceptual=judged * weights.perceptual,
+        gan=judged * weights.gan,
+        head_pose=whole * weights.head_pose,
+    )
+
+
 def _cosine(share: float, warm_up: float = 0.03, floor: float = 0.02) -> float:
     """Learning rate factor over a stage: a short rise, then half a cosine."""
     if share < warm_up:
@@ -453,9 +469,6 @@ def distil(
     for trunk in trunks:
         trunk.precision = _precision(device)
     motion_share = config.motion_share if config.motion_field else 0.0
-    weights = replace(
-        config.weights, perceptual=JUDGED_EVERY * config.weights.perceptual, gan=JUDGED_EVERY * config.weights.gan
-    )
 
     def save(path: Path) -> None:
         record = {"made_by": made_by, "step": step, "seconds": seconds, "history": history}
@@ -489,15 +502,15 @@ def distil(
             features = student.distributor(volume)
             inner = slice(window.top - around.top, window.top - around.top + window.size)
             made = student.animate(batch.keypoints, batch.local_landmarks, features, around)
-            judged = step % JUDGED_EVERY == JUDGED_EVERY // 2  # never a whole frame
+            weights = weights_at(step, config.weights)
             terms = student_loss(
                 made.image[..., inner, inner],
                 batch.frames,
                 batch.local_landmarks,
                 weights,
                 window=None if whole else window,
-                perceptual=perceptual if judged else None,
-                discriminator=discriminator if judged else None,
+                perceptual=perceptual if weights.perceptual else None,
+                discriminator=discriminator if weights.gan else None,
                 head_pose=head_pose,
             )
             # The delivered field keeps holding the motion network while pixels pull at it.

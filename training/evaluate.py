@@ -7,7 +7,7 @@ Measures, each named in the result only where what it needs is at hand:
     l1              mean absolute difference to the driving frame, 0..1
     lpips           LPIPS (AlexNet), which no loss uses
     akd             mean distance of the 478 landmarks that MediaPipe finds, in pixels of 256
-    hpd             mean distance of yaw, pitch and roll fitted to those landmarks, degrees
+    hpd             mean of yaw, pitch and roll between those landmarks and the ones asked for, degrees
     csim            cosine of ArcFace embeddings, made frame against source
     energy          sharpness of made frames / that of driving frames (or, degraded, of what a clean source gives)
     lost            share of made frames in which MediaPipe finds no face
@@ -25,7 +25,7 @@ from PIL import Image
 
 from edge.errors import InputError
 from edge.landmarks import Landmarker
-from edge.motion import Retargeter, face_frame, head_angles
+from edge.motion import Retargeter, fit_similarity, head_angles
 from edge.preprocess import Crop, to_crop
 from edge.spec import SIZE
 from training.augment import filter_each, jpeg
@@ -97,8 +97,9 @@ class Judge:
             return result
         points, asked = np.stack([found[row] for row in seen]), landmarks[seen].numpy()
         result["akd"] = float(np.linalg.norm((points - asked)[..., :2], axis=-1).mean() * (LOOK / 2))
-        poses = [[np.array(head_angles(face_frame(face).rotation)) for face in faces] for faces in (points, asked)]
-        result["hpd"] = float(np.abs(np.array(poses[0]) - np.array(poses[1])).mean())
+        result["hpd"] = float(
+            np.mean([pose_distance(face, reference) for face, reference in zip(points, asked, strict=True)])
+        )
         if self.identity:
             mine = self.identity(made[seen], torch.from_numpy(points))
             theirs = self.identity(source.images[:1], source.landmarks[:1])
@@ -109,6 +110,18 @@ class Judge:
         picture = (frame.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
         faces = self.landmarker.detect(np.ascontiguousarray(picture))
         return to_crop(faces[0], Crop(0.0, 0.0, float(SIZE))) if faces else None
+
+
+def pose_distance(face: np.ndarray, reference: np.ndarray) -> float:
+    """How far two heads are turned apart: the mean of yaw, pitch and roll from one to the other, in degrees.
+
+    Fitted to the points that expressions leave alone: a jaw that drops turns no head.
+
+    Args:
+        face: float [478, 3].
+        reference: float [478, 3], the same person.
+    """
+    return float(np.abs(head_angles(fit_similarity(face, reference=reference).rotation)).mean())
 
 
 def _look(frames: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,7 @@ class LandmarkRegressor(nn.Module):
 
 
 def pose_of_landmarks(landmarks: torch.Tensor) -> torch.Tensor:
-    """Yaw, pitch, roll in degrees of a face's frame: [N, 478, 3] → [N, 3]; differentiable.
+    """Yaw, pitch, roll in degrees of a face's frame: [N, 478, 3] → [N, 3]; differentiable. Signs as in `edge.motion`.
 
     The frame is spanned by the eyes' line and the line from the nose's base to the bridge, which expressions leave
     alone. For comparisons of one person with themselves: pitch is off by that person's profile.
@@ -51,7 +51,7 @@ def pose_of_landmarks(landmarks: torch.Tensor) -> torch.Tensor:
     down = landmarks[:, 2] - (left + right) / 2
     y = F.normalize(down - (down * x).sum(1, keepdim=True) * x, dim=1)
     z = torch.linalg.cross(x, y)
-    yaw = torch.atan2(-x[:, 2], z[:, 2].clamp(min=1e-3))
-    pitch = torch.asin(y[:, 2].clamp(-0.999, 0.999))
+    yaw = torch.asin(x[:, 2].clamp(-0.999, 0.999))
+    pitch = torch.atan2(y[:, 2], z[:, 2].clamp(min=1e-3))
     roll = torch.atan2(x[:, 1], x[:, 0])
     return torch.rad2deg(torch.stack([yaw, pitch, roll], 1))
