@@ -4,7 +4,7 @@ superface make [PHOTO]              photo → runs/NAME/NAME.avatar, preview.mp4
 superface track CLIP                video → landmark track
 superface animate NAME.avatar       the avatar follows a video or a track
 superface bench NAME.avatar         speed and memory here
-superface check NAME.avatar         is it whole and true?
+superface check NAME.avatar         is it intact, and does it draw as when it was made?
 superface prepare CLIPS…            videos → training shards for a teacher
 superface train SHARDS              shards → a teacher Φ
 superface evaluate SHARDS           teachers compared on clips that training left out

@@ -40,7 +40,7 @@ TAIL = 1e-5
 """Share of calibrated values at either end that saturates: better than the full range, which outliers set."""
 
 STRIDE = 7
-"""Every so manieth value of a map is calibrated on: no multiple of any map's width."""
+"""Calibration reads every seventh value of a map; seven divides no map's width."""
 
 LEVELS = 127
 """Of a number in a packed table, to either side of zero."""

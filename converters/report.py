@@ -122,7 +122,7 @@ def write_report(
                     f"{100 * row.floor:.0f} %" if row.floor > 0 else "–",
                     "BELOW ITS FLOOR" if not row.passed else "passed" if row.floor > 0 else "–",
                 )
-                for row in manifest.expressions
+                for row in sorted(manifest.expressions, key=lambda row: row.drawn)
             ),
         ),
     ]

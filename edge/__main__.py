@@ -262,7 +262,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def run_check(arguments: argparse.Namespace) -> int:
-    """Print whether an avatar is whole and true; 0 if it is, 1 if a gate is missed."""
+    """Print whether an avatar is intact and still draws its golden frames; 0 if it is, 1 if a gate is missed."""
     from edge.check import check, report
 
     result = check(arguments.avatar)

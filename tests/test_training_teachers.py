@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import make_frames
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
@@ -16,7 +17,7 @@ from edge.spec import FIELD, KEYPOINTS, SIZE
 from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_IRIS_CENTRE, RIGHT_IRIS_CENTRE
 from training.teachers import Identity, load_teacher
 from training.teachers.matte import cut_out
-from training.teachers.mesh import MeshTeacher
+from training.teachers.mesh import VERSION, MeshTeacher
 from training.teachers.proxy import _blur_px, _mouth_panel, to_pixels
 from training.teachers.raster import rasterise
 
@@ -217,6 +218,18 @@ def test_the_far_side_does_not_fold(hopper, identity):
         rows = rendering.motion_field[0, 26:40, :, 0]
         backwards = (rows.diff(dim=1) < -0.02).float().sum(1)
         assert backwards.max() <= 4
+
+
+def test_another_picture_is_another_version(landmark_model):
+    """Frames kept on disk are used again while the version is the same."""
+    kept = make_frames.HERE / f"mesh_{VERSION}.png"
+    assert kept.is_file(), "A new version of the mesh teacher: run tests/golden/make_frames.py, look at its picture."
+    frames, motion = make_frames.draw()
+    apart = np.abs(frames.astype(float) - np.asarray(Image.open(kept))).reshape(8, 16, 24, 16, 3).mean((1, 3, 4))
+    wanted = np.fromfile(kept.with_suffix(".f32"), "<f4")
+    sentence = "The mesh teacher draws otherwise: count VERSION up in training/teachers/mesh.py."
+    assert apart.max() < 0.5, sentence
+    assert np.abs(motion - wanted).max() < 0.01, sentence
 
 
 def test_an_unknown_teacher_is_named():

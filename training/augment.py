@@ -20,7 +20,7 @@ from training.drawing import mesh_edges
 SMALLEST_SIDE = 64
 """Pixels a side that the resizes leave at least: a face is still one."""
 KERNEL = 21
-"""Width of the blur kernels, in pixels at 512 px; odd."""
+"""Width of the blur kernels in pixels, odd; the same at every frame size, only the blur inside them shrinks."""
 
 
 class Order(NamedTuple):

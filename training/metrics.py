@@ -6,7 +6,8 @@ PSNR and SSIM compare; Energy and Entropy need no reference. The paper names the
   picture g in 0..255, divided by 10⁶.
 * Entropy: Shannon entropy in nats of the 256-bin histogram of g (at most ln 256 = 5.545).
 
-Grey is ITU-R BT.601 luma.
+Grey is ITU-R BT.601 luma. Energies are compared as ratios alone: the paper's tables show 4 to 8, ours is 21 (10 to 57)
+on 26 portraits at 512 px and 12 (6 to 25) at 256 px, and neither the paper's formula nor its size is known.
 """
 
 import math

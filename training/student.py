@@ -520,7 +520,7 @@ class Student(nn.Module):
             moved, matte = warped[:, 0:3], warped[:, 3:4]
         draft = canvas + (moved - canvas) * matte
         painted = self.generator(warped_features, hints, draft, fine)
-        # A plain factor, not the sigmoid of one: a lid must hide an eye, and a sigmoid that starts open closes late.
+        # A plain factor, not a sigmoid of it: a lid must hide an eye, and a sigmoid near one is slow to close.
         return painted.keep * draft + painted.colour
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Teachers: one photo and landmarks in, frames out. One small protocol, chosen by name in `load_teacher`."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +47,7 @@ class Teacher(Protocol):
 
     name: str
     version: str
-    """Another one for whatever would draw another frame: code, weights. Frames cached by another are not used."""
+    """Another one for whatever draws another frame: code, weights. Frames cached by another are not used."""
 
     discriminator: Discriminator | None
     """For the student's L_G, where the teacher was trained against one."""
@@ -64,15 +63,6 @@ class Teacher(Protocol):
     def driver(self, identity: Identity) -> Driver | None:
         """The exact map landmarks → keypoints where there is one; else distillation fits one to the track."""
         ...
-
-
-def code_version(*more: str) -> str:
-    """A digest of the teachers' code, and of more modules of `training`, for a teacher's `version`."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in more)]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def load_teacher(name: str) -> Teacher:
