@@ -171,7 +171,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 def run_prepare(arguments: argparse.Namespace) -> int:
     """Make shards; exit code 0 when there is at least one clip in them."""
-    from training.prepare import Settings, prepare
+    from training.phi.prepare import Settings, prepare
 
     if not (32 <= arguments.size <= 1024 and arguments.size % 16 == 0):
         raise InputError(f"--size {arguments.size} is not possible. Give a multiple of 16 from 32 to 1024.")
@@ -226,7 +226,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train a teacher; exit code 0."""
-    from training.train_teacher import train_teacher
+    from training.phi.train import train_teacher
 
     _above_zero(arguments, "steps", "batch", "parts", "rate", "minutes", "validate_every")
     config = TeacherTraining(
@@ -270,8 +270,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Compare teachers; exit code 0."""
-    from training.evaluate import evaluate_teachers, table
-    from training.teachers import load_teacher
+    from training.measures.evaluate import evaluate_teachers, table
+    from training.teachers.load import load_teacher
 
     names = arguments.teachers.split(",")
     if unknown := sorted(set(names) - {"mesh", "superface"}):

@@ -31,9 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from converters.cli import random_driver, random_driving, random_student
 from converters.to_onnx import export_onnx
-from edge.bench import machine
+from edge.judges.bench import machine
 from training.config import TIERS
-from training.flops import student_cost
+from training.student.cost import student_cost
 
 TABLE = Path(__file__).parents[1] / "docs" / "peers.csv"
 COLUMNS = ("network", "pixels", "precision", "gmacs", "published_gmacs", "threads", "median_ms", "p90_ms", "times_ours")

@@ -1,9 +1,9 @@
 """Does every face get a living painter? `python benchmarks/people.py --portraits DIR`.
 
-Trains a student of each portrait (the two that dependencies ship, and those in DIR) and says of each, beside its
-PSNR, what it draws of its teacher's mouth and eyes (training/expressions.py) and which of its units are silent
-(training/census.py). One portrait proves nothing: whatever is decided about training is decided over several, with
-more than one seed.
+Trains a student of each portrait (the two that dependencies ship, and those in DIR) and says of each, beside its PSNR,
+what it draws of its teacher's mouth and eyes (training/measures/expressions.py) and which of its units are silent
+(training/student/census.py). One portrait proves nothing: whatever is decided about training is decided over several,
+with more than one seed.
 
     WORK/NAME/               the teacher's frames, rendered once for all seeds
     WORK/sheets/NAME-SEED-*  mouth and eyes, teacher above student; the census, layer by layer
@@ -31,14 +31,14 @@ from tqdm import tqdm
 
 from converters.make import EXAMPLES, MakeConfig, Tracks, example_photo, make_tracks
 from edge.__main__ import run_safely
+from edge.driving.landmarks import read_portrait
 from edge.errors import FidelityError, InputError
-from edge.landmarks import read_portrait
-from training.census import census_table
 from training.checkpoint import write_text
 from training.config import TRAINING_FRAMES, DistilConfig
-from training.distill import DistilResult, distil, render_track
-from training.expressions import draw_closeups, draw_lesson, measure_expressions, teach
-from training.student import Student
+from training.measures.expressions import draw_closeups, draw_lesson, measure_expressions, teach
+from training.student.census import census_table
+from training.student.distill import DistilResult, distil, render_track
+from training.student.network import Student
 from training.teachers import Identity, Teacher
 from training.teachers.mesh import MeshTeacher
 

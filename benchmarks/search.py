@@ -10,9 +10,9 @@
               → docs/cost.csv
 
 All but `cost` train a student of each of several people and seeds, from the same teacher's frames, and tell means of
-what each draws of its teacher's mouth and eyes (training/expressions.py), how far two seeds are apart, and the least
-that any of them draws: one portrait proves nothing. Designs are lowered as avatars are, and timed in turn on ONNX
-Runtime and ExecuTorch.
+what each draws of its teacher's mouth and eyes (training/measures/expressions.py), how far two seeds are apart, and
+the least that any of them draws: one portrait proves nothing. Designs are lowered as avatars are, and timed in turn
+on ONNX Runtime and ExecuTorch.
 
     python benchmarks/search.py designs --people a b c d --portraits DIR --jobs 2
     python benchmarks/search.py designs --only "wide doors"        the others' rows stay as they are
@@ -49,15 +49,15 @@ from converters.student_graph import Driving
 from converters.to_executorch import export_executorch
 from converters.to_onnx import export_onnx
 from edge.__main__ import run_safely
-from edge.bench import machine, peak_mb
 from edge.errors import InputError
+from edge.judges.bench import machine, peak_mb
 from edge.runtimes import Runtime, load_graph
 from edge.spec import FIELD, KEYPOINTS, KEYPOINTS_IN, LOCAL_IN, SIZE
 from training.config import TIERS, TRAINING_FRAMES, DistilConfig, StudentConfig
-from training.distill import distil
-from training.expressions import EXPRESSIONS, NO_FLOOR
-from training.flops import count, student_config
-from training.student import (
+from training.measures.expressions import EXPRESSIONS, NO_FLOOR
+from training.student.cost import count, student_config
+from training.student.distill import distil
+from training.student.network import (
     CELL,
     FINE,
     HEATMAP,

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 
 from converters.student_graph import Driving
-from edge.bundle import Lowered
+from converters.write_bundle import Lowered
 from edge.errors import InputError, SuperFaceError
 from edge.spec import KEYPOINTS, SIZE
 from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_driver, load_student
 from training.config import TIERS
-from training.driver import Driver
-from training.flops import student_config, student_cost
-from training.student import Student
+from training.student.cost import student_config, student_cost
+from training.student.driver import Driver
+from training.student.network import Student
 from training.teachers import Identity
 
 RANDOM_FRAMES = 64

@@ -30,38 +30,32 @@ from converters.student_graph import Driving, StudentGraph
 from converters.to_coreml import export_coreml
 from converters.to_executorch import export_executorch
 from converters.to_onnx import CALIBRATION_FRAMES, export_onnx
+from converters.write_bundle import CONSENT, BundleContents, Lowered, write_bundle
 from edge.avatar import Avatar
-from edge.bench import Bench, bench
-from edge.bundle import (
-    CONSENT,
-    BundleContents,
-    ExpressionRow,
-    Lowered,
-    Manifest,
-    all_readable,
-    safe_name,
-    write_bundle,
-)
-from edge.check import CheckReport, check, psnr_db
-from edge.check import report as explain
+from edge.bundle import ExpressionRow, Manifest, all_readable, safe_name
+from edge.driving.landmarks import Portrait, read_portrait
+from edge.driving.procedural import Style, held_out_seed, procedural_track, showcase, train_seed
+from edge.driving.track import Track, read_driving
+from edge.driving.video import VideoWriter
 from edge.errors import BundleError, FidelityError, InputError
-from edge.landmarks import Portrait, read_portrait
-from edge.library import Style, held_out_seed, procedural_track, showcase, train_seed
+from edge.judges.bench import Bench, bench
+from edge.judges.check import CheckReport, check, psnr_db
+from edge.judges.check import report as explain
 from edge.runtimes import Runtime, installed
 from edge.spec import SIZE
 from edge.topology import LOCAL
-from edge.track import Track, read_driving
-from edge.video import VideoWriter
-from training.census import dying, silence
 from training.config import DistilConfig, training_frames
-from training.distill import DistilResult, RenderedTrack, distil, evaluate, print_progress, render_track
-from training.driver import Driver
-from training.evaluators import load_head_pose, load_perceptual
-from training.expressions import draw_closeups, draw_lesson, measure_expressions, shortfalls, teach
-from training.flops import student_config, student_cost
-from training.metrics import Fidelity, psnr
-from training.student import Student
-from training.teachers import Identity, Teacher, load_teacher
+from training.measures.evaluators import load_head_pose, load_perceptual
+from training.measures.expressions import draw_closeups, draw_lesson, measure_expressions, shortfalls, teach
+from training.measures.metrics import Fidelity, psnr
+from training.progress import print_progress
+from training.student.census import dying, silence
+from training.student.cost import student_config, student_cost
+from training.student.distill import DistilResult, RenderedTrack, distil, evaluate, render_track
+from training.student.driver import Driver
+from training.student.network import Student
+from training.teachers import Identity, Teacher
+from training.teachers.load import load_teacher
 
 EXAMPLES = {
     "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "public domain (US Navy)"),

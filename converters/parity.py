@@ -1,6 +1,6 @@
 """How near a converted student comes to the trained one, and whether that is near enough.
 
-The gates are those of `edge.check`, which the finished bundle is held to as well. A graph that misses its
+The gates are those of `edge.judges.check`, which the finished bundle is held to as well. A graph that misses its
 gate is not
 written: `require` raises, and the converters leave with a non-zero exit code.
 """
@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 
 from edge.bundle import ParityRow
-from edge.check import GATES, Gate, psnr_db
 from edge.errors import ParityError
+from edge.judges.check import GATES, Gate, psnr_db
 
 __all__ = ["GATES", "Gate", "Parity", "compare", "psnr_db", "require"]
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from converters.student_graph import Driving, StudentGraph
 from edge.errors import MissingRuntimeError, ParityError
-from training.student import Student
+from training.student.network import Student
 
 if TYPE_CHECKING:
     import onnx

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edge.bench import Bench
 from edge.bundle import Manifest
-from edge.check import CheckReport
+from edge.judges.bench import Bench
+from edge.judges.check import CheckReport
 
 Frames = npt.NDArray[np.uint8]
 
@@ -28,7 +28,7 @@ class Sheet(NamedTuple):
     student: Frames
     """As `teacher`, from the finished bundle."""
     closeups: Frames
-    """Mouth and eyes enlarged, teacher above student: uint8 [H, W, 3] (training.expressions.draw_closeups)."""
+    """Mouth and eyes enlarged, teacher above student: uint8 [H, W, 3] (training.measures.expressions.draw_closeups)."""
     worst: tuple[Frames, Frames]
     """The held-out frame that came out worst: teacher's and student's."""
     coarsest: Sequence[tuple[str, Frames, Frames]]
@@ -71,8 +71,8 @@ def write_report(
     Args:
         path: the HTML file; it appears whole or not at all.
         manifest: of the finished bundle.
-        verdict: what `edge.check` found.
-        speed: what `edge.bench` measured.
+        verdict: what `edge.judges.check` found.
+        speed: what `edge.judges.bench` measured.
         history: of the distillation: loss and, now and then, held-out PSNR over time.
         sheet: the pictures.
         seconds: duration of the whole run.

@@ -15,8 +15,8 @@ from torch import nn
 from edge.errors import InputError
 from edge.spec import KEYPOINTS, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
 from edge.topology import LANDMARKS, LOCAL
-from training.driver import Driver
-from training.student import Student
+from training.student.driver import Driver
+from training.student.network import Student
 
 
 class Driving(NamedTuple):

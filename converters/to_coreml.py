@@ -4,7 +4,7 @@
     python converters/to_coreml.py runs/me       a run folder of `superface make`, its bundle, or student.safetensors
 
 Five steps, top to bottom in `main`: load, wrap, export, check, write. On macOS Core ML itself does the check; elsewhere
-the interpreter of edge/mil.py computes the saved package. The last line is one JSON object.
+the interpreter of edge/judges/mil.py computes the saved package. The last line is one JSON object.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
 from converters.quantize import QUANTIZED_PARTS, importing, is_packed, pack_tables, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
-from edge.bundle import SYNTHETIC_MEDIA, Lowered
+from converters.write_bundle import SYNTHETIC_MEDIA, Lowered
 from edge.errors import InputError, ParityError
 from edge.runtimes import engine, load_graph
 from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE, TensorSpec
-from training.driver import Driver
-from training.student import Student
+from training.student.driver import Driver
+from training.student.network import Student
 
 TARGETS = ("iOS16", "iOS17", "iOS18")
 PRECISIONS = ("fp16", "int8", "fp32", "w8", "palette6", "image")
@@ -213,7 +213,7 @@ def lint(model: Any) -> dict[str, int]:
                 made = operation.outputs[0].name if operation.outputs else "nothing"
                 raise InputError(
                     f"The graph has the operation {operation.type} (it makes {made}), which the neural engine is not "
-                    "documented to take. Write it with others in training/student.py."
+                    "documented to take. Write it with others in training/student/network.py."
                 )
             if operation.type != "const":
                 counts[operation.type] = counts.get(operation.type, 0) + 1

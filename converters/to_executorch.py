@@ -5,7 +5,7 @@
 
 Three targets. XNNPACK runs on every phone's CPU, and on the machine that lowers, which executes it. Vulkan (Android's
 GPUs) and Core ML (Apple's neural engine) are lowered ahead of time, with convolutions in fp16; of Core ML, the package
-inside is computed by edge/mil.py, of Vulkan nothing can be.
+inside is computed by edge/judges/mil.py, of Vulkan nothing can be.
 
 Five steps, top to bottom in `main`: load, wrap, export, check, write. The last line is one JSON object.
 """
@@ -27,12 +27,12 @@ from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
 from converters.quantize import QUANTIZED_PARTS, importing, is_packed, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
-from edge.bundle import Lowered
+from converters.write_bundle import Lowered
 from edge.errors import BundleError, InputError, ParityError
 from edge.runtimes import Runtime, engine, load_graph
 from edge.spec import LANDMARKS_IN, SIZE
-from training.driver import Driver
-from training.student import Painted, Student
+from training.student.driver import Driver
+from training.student.network import Painted, Student
 
 TARGETS = {"xnnpack": ("fp32", "int8"), "vulkan": ("fp16",), "coreml": ("fp16",)}
 """Precisions by backend."""
@@ -273,7 +273,7 @@ def lint(lowered: torch.fx.GraphModule, target: str) -> tuple[int, tuple[str, ..
             place = modules[-1][0] if modules and modules[-1][0] else "the graph itself"
             raise InputError(
                 f"The {target} backend does not take the operation {name} (in {place}). Write it with others, in "
-                "training/student.py or for this backend alone in converters/to_executorch.py."
+                "training/student/network.py or for this backend alone in converters/to_executorch.py."
             )
     if not parts or (not allowed and len(parts) > 1):
         raise InputError(f"The {target} backend takes the graph in {len(parts)} parts where one is wanted.")

@@ -23,12 +23,12 @@ from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, require
 from converters.quantize import QUANTIZED_PARTS, is_packed, pack_tables, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
-from edge.bundle import Lowered
+from converters.write_bundle import Lowered
 from edge.errors import InputError, ParityError
 from edge.runtimes import engine
 from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE
-from training.driver import Driver
-from training.student import Student
+from training.student.driver import Driver
+from training.student.network import Student
 
 OPSET = 20
 """GridSample is native since 16; 20 is the version in which its modes have their present names."""
@@ -122,7 +122,7 @@ def lint(model: onnx.ModelProto) -> None:
         if node.domain not in ("", "ai.onnx"):
             raise InputError(
                 f"The graph has the operation {node.op_type} of {node.domain} (it makes {node.output[0]}), which other "
-                "runtimes do not have. Write it with standard ones in training/student.py."
+                "runtimes do not have. Write it with standard ones in training/student/network.py."
             )
 
 

@@ -20,8 +20,8 @@ from typing import Any, get_args
 
 from edge.avatar import Avatar
 from edge.bundle import printable, read_manifest
+from edge.driving.outputs import claim
 from edge.errors import InputError, SuperFaceError
-from edge.files import claim
 from edge.motion import Mouth
 from edge.runtimes import Precision, Runtime
 
@@ -131,8 +131,8 @@ def run_animate(arguments: argparse.Namespace) -> int:
     """Write a video of the avatar moving as the driving video, track or procedural motion does."""
     import numpy as np
 
-    from edge.track import TRACK_SUFFIX, read_driving
-    from edge.video import FORMATS, VideoWriter, made_here
+    from edge.driving.track import TRACK_SUFFIX, read_driving
+    from edge.driving.video import FORMATS, VideoWriter, made_here
 
     driving: Path | None = arguments.driving
     name = arguments.output or Path(f"{read_manifest(arguments.avatar).name}.mp4")
@@ -144,7 +144,7 @@ def run_animate(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
     )
     if driving is None:
-        from edge.library import held_out_seed, procedural_track
+        from edge.driving.procedural import held_out_seed, procedural_track
 
         track = procedural_track(
             avatar.source_landmarks, seed=held_out_seed(0), seconds=PROCEDURAL_SECONDS, style="speech"
@@ -189,7 +189,7 @@ def _add_track(parser: argparse.ArgumentParser) -> None:
 
 def run_track(arguments: argparse.Namespace) -> int:
     """Write the landmarks of a video's face, frame by frame, as a track."""
-    from edge.track import TRACK_SUFFIX, made_here, save_track, track_video
+    from edge.driving.track import TRACK_SUFFIX, made_here, save_track, track_video
 
     written = arguments.output or arguments.clip.with_suffix(TRACK_SUFFIX)
     output = claim(written, suffixes=[TRACK_SUFFIX], ours=made_here, inputs=[arguments.clip], force=arguments.force)
@@ -226,7 +226,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     """Print an avatar's speed, memory and share of the machine's limit; or what named phones should need for it."""
     if arguments.devices:
         return _predict(arguments)
-    from edge.bench import bench, native_runtimes, profile, profile_table, table
+    from edge.judges.bench import bench, native_runtimes, profile, profile_table, table
 
     if arguments.avatar is None:
         raise InputError(
@@ -244,7 +244,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from edge import phones
+    from edge.judges import phones
 
     manifest = read_manifest(arguments.avatar) if arguments.avatar else None
     predictions = phones.predict(avatar=(manifest.name, manifest.gmacs) if manifest else None)
@@ -263,7 +263,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 def run_check(arguments: argparse.Namespace) -> int:
     """Print whether an avatar is intact and still draws its golden frames; 0 if it is, 1 if a gate is missed."""
-    from edge.check import check, report
+    from edge.judges.check import check, report
 
     result = check(arguments.avatar)
     print(json.dumps(result.as_json()) if arguments.json else report(result))

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edge import bundle as bundles
-from edge import sandbox
 from edge.errors import BundleError, InputError, SpecError
-from edge.lint import lint
+from edge.judges import sandbox
+from edge.judges.lint import lint
+from edge.judges.onnx_graph import parse_graph
 from edge.motion import Mouth, Retargeter
 from edge.runtimes import Precision, Run, Runtime, format_of, installed, load_graph, prepare
 from edge.spec import IMAGE_OUT, KEYPOINTS, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, LOCAL_LANDMARKS, TensorSpec
-from edge.student import parse_graph
 from edge.topology import LANDMARKS
 
 Floats = npt.NDArray[np.float32]

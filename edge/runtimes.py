@@ -103,7 +103,8 @@ def _fault(what: str, name: str, error: Exception) -> BundleError:
 
 
 def _numpy(body: bytes, name: str) -> Run:
-    from edge.student import NumpyStudent, parse_graph
+    from edge.judges.interpreter import NumpyStudent
+    from edge.judges.onnx_graph import parse_graph
 
     return NumpyStudent(parse_graph(body, name), name).run
 
@@ -216,7 +217,7 @@ def _mute() -> Iterator[None]:
 def _coreml(package: Path, name: str) -> Run:
     """Core ML itself on macOS; elsewhere the interpreter, which computes the same program in numpy."""
     if sys.platform != "darwin":
-        from edge.mil import MilProgram
+        from edge.judges.mil import MilProgram
 
         return MilProgram(package).run
     try:

@@ -13,10 +13,10 @@ from PIL import Image
 
 from converters.make import example_photo
 from edge.avatar import Avatar
-from edge.landmarks import read_portrait
-from edge.library import showcase
-from edge.video import read_video
-from training.teachers import load_teacher
+from edge.driving.landmarks import read_portrait
+from edge.driving.procedural import showcase
+from edge.driving.video import read_video
+from training.teachers.load import load_teacher
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 POSES = ("yaw -30", "pitch +20", "blink", "smile, teeth", "oh")

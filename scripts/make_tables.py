@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edge import phones
+from edge.judges import phones
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -15,8 +15,8 @@ from make_pictures import PICTURES, tile
 from PIL import Image
 
 from converters.make import example_photo
-from edge.landmarks import read_portrait
-from edge.library import showcase
+from edge.driving.landmarks import read_portrait
+from edge.driving.procedural import showcase
 from training.teachers.mesh import MeshTeacher
 from training.teachers.superface import SuperFaceTeacher
 

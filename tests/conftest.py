@@ -16,7 +16,7 @@ def landmark_model() -> Path:
     """A landmark model file: the one at hand, or else fetched or assembled once into the user's cache; there the
     segmentation model lies too."""
     pytest.importorskip("mediapipe", reason="mediapipe is not installed")
-    from edge.models import find_landmarker, find_segmenter
+    from edge.driving.models import find_landmarker, find_segmenter
 
     official = SHARED / "models" / "face_landmarker.task"
     try:
@@ -60,7 +60,7 @@ def random_student(faces):
 def driving(faces):
     """How the first face moves: held-out landmarks [T, 478, 3], then calibration and held-out `Driving`."""
     from converters.student_graph import Driving
-    from edge.library import held_out_seed, procedural_track, train_seed
+    from edge.driving.procedural import held_out_seed, procedural_track, train_seed
     from edge.spec import KEYPOINTS
     from edge.topology import LOCAL
 
@@ -87,10 +87,10 @@ def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> P
     import torch
 
     from converters.student_graph import StudentGraph
-    from edge.bundle import BundleContents, write_bundle
+    from converters.write_bundle import BundleContents, write_bundle
     from edge.spec import KEYPOINTS
     from edge.topology import LOCAL
-    from training.flops import student_cost
+    from training.student.cost import student_cost
 
     landmarks = driving[0][4::12][:3]
     local = landmarks[:, LOCAL, :2]

@@ -5,7 +5,7 @@ import torch
 
 from edge.spec import FIELD, KEYPOINTS, SIZE
 from edge.topology import LOCAL, NOSE_TIP
-from training.student import identity_grid, resize, warp
+from training.student.network import identity_grid, resize, warp
 from training.teachers import Identity, Rendering
 
 
@@ -16,7 +16,7 @@ class SlidingTeacher:
         keypoints = source_landmarks[torch.from_numpy(LOCAL[2 : 2 + KEYPOINTS])]
         return Identity(source_image, source_landmarks, keypoints, source_image[:, None])
 
-    def render(self, identity: Identity, landmarks: torch.Tensor) -> Rendering:
+    def render(self, identity: Identity, landmarks: torch.Tensor, images: torch.Tensor | None = None) -> Rendering:
         slide = landmarks[:, NOSE_TIP, :2] - identity.source_landmarks[NOSE_TIP, :2]
 
         def disc(size: int) -> torch.Tensor:

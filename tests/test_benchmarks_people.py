@@ -6,8 +6,8 @@ import people
 import pytest
 
 from edge.errors import InputError
-from training.census import MOST_SILENT
 from training.config import DistilConfig
+from training.student.census import MOST_SILENT
 
 CONFIG = DistilConfig(minutes=None, steps=200)
 

@@ -7,8 +7,8 @@ import torch
 from edge.spec import KEYPOINTS, LANDMARKS, LOCAL_LANDMARKS, SIZE
 from edge.topology import LOCAL
 from training.config import StudentConfig
-from training.flops import count, student_cost
-from training.student import Window
+from training.student.cost import count, student_cost
+from training.student.network import Window
 from training.teachers import Identity
 
 SMALL = StudentConfig(16, 32, 16)

@@ -15,8 +15,8 @@ pytest.importorskip("coremltools", reason="coremltools is not installed")
 from converters import to_coreml
 from converters.cli import random_driver
 from converters.to_coreml import convert, export_coreml, lint, pack_constants
-from edge.check import GATES
 from edge.errors import BundleError, InputError
+from edge.judges.check import GATES
 from edge.runtimes import load_graph
 from edge.spec import KEYPOINTS_IN, LOCAL_IN, SIZE
 from edge.topology import LOCAL

@@ -32,13 +32,14 @@ from converters.to_executorch import (
     run_program,
     store_tables,
 )
+from converters.write_bundle import manifest_text
 from edge.avatar import Avatar
-from edge.bundle import FileEntry, manifest_text, read_manifest
+from edge.bundle import FileEntry, read_manifest
 from edge.errors import BundleError, InputError, MissingRuntimeError, ParityError
 from edge.runtimes import installed, load_graph
 from edge.spec import KEYPOINTS_IN, LOCAL_IN, SIZE
 from edge.topology import LOCAL
-from training.student import identity_grid, warp
+from training.student.network import identity_grid, warp
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 4

@@ -31,7 +31,7 @@ from converters.to_onnx import (
 )
 from edge.errors import InputError, ParityError
 from edge.topology import LOCAL
-from training.driver import Driver
+from training.student.driver import Driver
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("basis.weight", "place.weight")
@@ -223,7 +223,7 @@ def test_the_fast_warp_is_the_same_warp(seed, size, height, width, reach):
 
 
 def test_an_identity_field_returns_its_input_in_the_fast_form():
-    from edge.ops import coordinate_grid
+    from edge.judges.ops import coordinate_grid
 
     features = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
     grid = coordinate_grid(64, 64)[None] * np.float32(63 / 64)

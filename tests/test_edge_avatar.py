@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from edge import Avatar, sandbox
-from edge.check import psnr_db
+from edge import Avatar
 from edge.errors import BundleError, InputError, SpecError
+from edge.judges import sandbox
+from edge.judges.check import psnr_db
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS
 
 
@@ -123,4 +124,4 @@ def test_the_first_frame_is_as_quick_as_the_others(avatar_bundle, driving):
 
 def test_memory_beyond_onnx_runtime(avatar_bundle):
     arguments = [str(avatar_bundle), "onnx", "fp32", 1, 3]
-    assert sandbox.call("edge.bench:_measure", arguments, doing="Measuring")["extra_rss_mb"] <= 60
+    assert sandbox.call("edge.judges.bench:_measure", arguments, doing="Measuring")["extra_rss_mb"] <= 60

@@ -13,17 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from converters.write_bundle import BundleContents, Lowered, manifest_text, write_bundle
 from edge import bundle
-from edge.bundle import (
-    BundleContents,
-    ExpressionRow,
-    Lowered,
-    ParityRow,
-    parse_manifest,
-    read_manifest,
-    verify_files,
-    write_bundle,
-)
+from edge.bundle import ExpressionRow, ParityRow, parse_manifest, read_manifest, verify_files
 from edge.errors import BundleError, InputError, SpecError
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
 
@@ -244,7 +236,7 @@ def signed(folder, name, body):
     manifest = read_manifest(folder)
     entry = bundle.FileEntry(len(body), hashlib.sha256(body).hexdigest())
     manifest = replace(manifest, files=manifest.files | {name: entry})
-    (folder / "manifest.json").write_bytes(bundle.manifest_text(manifest))
+    (folder / "manifest.json").write_bytes(manifest_text(manifest))
     return manifest
 
 
@@ -452,7 +444,7 @@ def test_a_disturbed_manifest_raises_nothing_but_bundle_errors(valid, data):
         manifest = parse_manifest(json.dumps(changed).encode(errors="surrogatepass"))
     except BundleError:
         return
-    assert bundle.parse_manifest(bundle.manifest_text(manifest)) == manifest
+    assert bundle.parse_manifest(manifest_text(manifest)) == manifest
 
 
 @settings(max_examples=200, deadline=None)

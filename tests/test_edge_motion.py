@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.driving.procedural import Controls, pose_face
 from edge.errors import InputError, SpecError
-from edge.library import Controls, pose_face
 from edge.motion import (
     EYES,
     MAX_PITCH_DEG,

@@ -13,7 +13,7 @@ import torch
 from converters import make, to_coreml, to_executorch, to_onnx
 from converters.cli import random_driver, random_driving, random_student
 from converters.student_graph import StudentGraph
-from edge.check import GATES, psnr_db
+from edge.judges.check import GATES, psnr_db
 from edge.runtimes import format_of, installed, load_graph
 from training.config import TIERS
 

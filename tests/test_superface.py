@@ -87,8 +87,8 @@ def test_a_runs_folder_that_cannot_be_one(tmp_path, monkeypatch, capsys):
 
 def test_one_run_folder_one_process(tmp_path):
     from converters.make import MakeConfig, _claimed
+    from edge.driving.landmarks import Portrait
     from edge.errors import InputError
-    from edge.landmarks import Portrait
     from edge.preprocess import Crop
 
     portrait = Portrait(np.zeros((4, 4, 3), np.uint8), np.zeros((478, 3), np.float32), Crop(0, 0, 4), (), (), "me")

@@ -6,8 +6,8 @@ import torch
 from edge.errors import InputError
 from training.checkpoint import load_student, load_tensors, save_student, save_tensors
 from training.config import TIERS
-from training.flops import student_config
-from training.student import Student
+from training.student.cost import student_config
+from training.student.network import Student
 
 
 def test_student_survives_the_disk(tmp_path):

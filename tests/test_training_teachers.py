@@ -11,11 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from edge.landmarks import Landmarker, Portrait, read_portrait
-from edge.library import showcase
+from edge.driving.landmarks import Landmarker, Portrait, read_portrait
+from edge.driving.procedural import showcase
 from edge.spec import FIELD, KEYPOINTS, SIZE
 from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_IRIS_CENTRE, RIGHT_IRIS_CENTRE
-from training.teachers import Identity, load_teacher
+from training.teachers import Identity
+from training.teachers.load import load_teacher
 from training.teachers.matte import cut_out
 from training.teachers.mesh import VERSION, MeshTeacher
 from training.teachers.proxy import _blur_px, _mouth_panel, to_pixels

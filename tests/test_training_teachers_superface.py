@@ -9,9 +9,9 @@ from edge.errors import InputError
 from edge.spec import FIELD, KEYPOINTS, SIZE
 from training.checkpoint import save_tensors
 from training.config import TEACHERS, TeacherTraining
-from training.discriminator import Discriminator
-from training.teacher import SuperFace
-from training.teachers import load_teacher
+from training.phi.discriminator import Discriminator
+from training.phi.network import SuperFace
+from training.teachers.load import load_teacher
 from training.teachers.superface import VERSION, SuperFaceTeacher
 
 
@@ -72,7 +72,7 @@ def test_the_same_weights_draw_the_same(bound, faces):
 
 def test_its_own_image_moves_nothing(bound):
     teacher, identity = bound
-    made = teacher.follow(identity, identity.source_image[None], identity.source_landmarks[None])
+    made = teacher.render(identity, identity.source_landmarks[None], identity.source_image[None])
     assert torch.allclose(made.keypoints[0], identity.keypoints, atol=1e-5)
 
 
@@ -120,11 +120,11 @@ def test_a_student_is_distilled_from_it(bound, faces, tmp_path, monkeypatch):
     """Frames, keypoints, features, discriminator and head pose all reach the student, and a driver is fitted."""
     import json
 
-    from edge.library import procedural_track, train_seed
+    from edge.driving.procedural import procedural_track, train_seed
     from training.config import TIERS, DistilConfig, LossWeights
-    from training.distill import distil
+    from training.student.distill import distil
 
-    monkeypatch.setattr("training.distill.HISTORY_EVERY_S", 0)
+    monkeypatch.setattr("training.student.distill.HISTORY_EVERY_S", 0)
     teacher, identity = bound
     landmarks = procedural_track(faces[0], seed=train_seed(2), seconds=2.0, style="training").landmarks[::5]
     landmarks = landmarks.astype("float32")

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from edge.errors import InputError
 from training.config import StudentConfig
-from training.driver import Driver
-from training.student import Student
+from training.student.driver import Driver
+from training.student.network import Student
 
 DRIVER = "driver.safetensors"
 """Name of a driver's file in a run folder."""

@@ -1,6 +1,6 @@
 """Every number that a run can be given, as frozen dataclasses; a checkpoint carries them as JSON.
 
-`StudentConfig` is found from one dial by `training.flops.student_config(gflops)`; the other defaults are written
+`StudentConfig` is found from one dial by `training.student.cost.student_config(gflops)`; the other defaults are written
 here once, and the command line reads them from these fields.
 """
 
@@ -60,7 +60,7 @@ class LossWeights:
     reconstruction: float = 1.0
     local: float = 100.0
     sharpness: float = 0.0
-    """Not in the paper: pixel steps (see training/losses.py)."""
+    """Not in the paper: pixel steps (see training/student/losses.py)."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from edge.landmarks import read_portrait
+from edge.driving.landmarks import read_portrait
 
 
 def main() -> None:

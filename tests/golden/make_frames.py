@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edge.library import showcase
+from edge.driving.procedural import showcase
 from edge.preprocess import Crop, crop_image, load_image
 from training.teachers.mesh import VERSION, MeshTeacher
 

@@ -1,14 +1,11 @@
-"""Teachers: one photo and landmarks in, frames out. One small protocol, chosen by name in `load_teacher`."""
+"""Teachers: one photo and landmarks in, frames out. One small protocol, chosen by name in `training.teachers.load`."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from edge.errors import InputError
-from training.driver import Driver
+from training.student.driver import Driver
 
 Discriminator = Callable[[torch.Tensor], torch.Tensor]
 """Frames of 512 px, or square windows of them, in; realness out (1 = real)."""
@@ -56,38 +53,16 @@ class Teacher(Protocol):
         """Bind a photo: image float32 [3, 512, 512] in 0..1 and its landmarks float32 [478, 3]."""
         ...
 
-    def render(self, identity: Identity, landmarks: torch.Tensor) -> Rendering:
-        """Animate: landmarks float32 [N, 478, 3], already retargeted to this person."""
+    def render(self, identity: Identity, landmarks: torch.Tensor, images: torch.Tensor | None = None) -> Rendering:
+        """Animate.
+
+        Args:
+            identity: what `prepare` gave.
+            landmarks: float32 [N, 478, 3], already retargeted to this person.
+            images: float32 [N, 3, 512, 512] in 0..1, what the landmarks were found in, for teachers that look at it.
+        """
         ...
 
     def driver(self, identity: Identity) -> Driver | None:
         """The exact map landmarks → keypoints where there is one; else distillation fits one to the track."""
         ...
-
-
-def load_teacher(name: str) -> Teacher:
-    """The teacher of that name.
-
-    "mesh" needs no weights and works on any photo. "superface" is Φ: its weights are the file that `SUPERFACE_TEACHER`
-    names, else `teacher.safetensors` in a folder of `training.evaluators.model_folders`.
-
-    Raises:
-        InputError: when Φ's weights are nowhere.
-    """
-    if name == "mesh":
-        from training.teachers.mesh import MeshTeacher
-
-        return MeshTeacher()
-    if name == "superface":
-        from training.evaluators import find_network
-        from training.teachers.superface import SuperFaceTeacher
-
-        named = os.environ.get("SUPERFACE_TEACHER")
-        path = Path(named) if named else find_network("teacher.safetensors")
-        if path is None:
-            raise InputError(
-                "The superface teacher needs weights. Train some with superface train, and name the file: "
-                "SUPERFACE_TEACHER=RUN/teacher.safetensors superface make --teacher superface"
-            )
-        return SuperFaceTeacher(path)
-    raise ValueError(f"There is no teacher {name!r}. Choose: mesh, superface.")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from edge.models import find_segmenter
+from edge.driving.models import find_segmenter
 from edge.topology import FACE_OVAL
 
 _SEEN = 256  # the segmenter sees the photo at this size; the guided filter brings back the full resolution
@@ -32,7 +32,7 @@ def cut_out(image: np.ndarray, points: np.ndarray) -> Layers:
         Layers: the soft matte and the filled background plate.
 
     Raises:
-        InputError, MissingRuntimeError: the segmentation model is not at hand (`edge.models.find_segmenter`).
+        InputError, MissingRuntimeError: the segmentation model is not at hand (`edge.driving.models.find_segmenter`).
     """
     size = image.shape[0]
     matte = cv2.resize(_person(image, points), (size, size), interpolation=cv2.INTER_LINEAR)

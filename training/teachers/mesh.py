@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edge import topology as topo
 from edge.motion import fit_similarity
 from edge.spec import FIELD, KEYPOINTS, SIZE
-from training.driver import Driver
+from training.student.driver import Driver
 from training.teachers import Identity, Rendering
 from training.teachers.proxy import (
     EYES,
@@ -82,8 +82,8 @@ class MeshTeacher:
         return Driver(torch.from_numpy(full.reshape(KEYPOINTS * 2, -1)), torch.zeros(KEYPOINTS * 2))
 
     @torch.no_grad()
-    def render(self, identity: Identity, landmarks: torch.Tensor) -> Rendering:
-        """Animate: landmarks float32 [N, 478, 3] in crop coordinates, already retargeted to this person."""
+    def render(self, identity: Identity, landmarks: torch.Tensor, images: torch.Tensor | None = None) -> Rendering:
+        """Animate by landmarks alone: float32 [N, 478, 3], crop coordinates, already retargeted to this person."""
         proxy: Proxy = identity.binding
         driving = landmarks.cpu().numpy()
         keypoints = torch.from_numpy(np.einsum("ks,nsd->nkd", proxy.keypoint_weights, driving[:, topo.STABLE])).float()

@@ -16,12 +16,11 @@ from edge.errors import InputError
 from edge.spec import FIELD, SIZE
 from training.checkpoint import load_tensors
 from training.config import TeacherConfig
-from training.discriminator import Discriminator
-from training.motion import Flow, Keypoints
-from training.teacher import Face, SuperFace
+from training.phi.discriminator import Discriminator
+from training.phi.motion import Flow, Keypoints
+from training.phi.network import Face, SuperFace, make_face, refuse_newer
 from training.teachers import Identity, Rendering
 from training.teachers.mesh import MeshTeacher
-from training.train_teacher import make_face, refuse_newer
 
 VERSION = 1
 """Counted up with whatever makes the same weights draw another frame; a test compares three."""
@@ -82,18 +81,15 @@ class SuperFaceTeacher:
             source_image, source_landmarks, keypoints.points[0].cpu(), wide, Binding(volume, face, keypoints, mesh)
         )
 
-    def render(self, identity: Identity, landmarks: torch.Tensor) -> Rendering:
-        """Animate: landmarks float32 [N, 478, 3], already retargeted to this person."""
-        images = self.mesh.render(identity.binding.mesh, landmarks).frames
-        return self.follow(identity, images, landmarks)
-
     @torch.no_grad()
-    def follow(self, identity: Identity, images: torch.Tensor, landmarks: torch.Tensor) -> Rendering:
-        """Animate by driving images: float32 [N, 3, 512, 512] in 0..1, with their landmarks [N, 478, 3].
+    def render(self, identity: Identity, landmarks: torch.Tensor, images: torch.Tensor | None = None) -> Rendering:
+        """Animate: landmarks float32 [N, 478, 3], and the images that they were found in (`Teacher.render`).
 
         The motion is theirs, the canonical keypoints are the source's: whose images they are does not matter.
         """
         bound: Binding = identity.binding
+        if images is None:
+            images = self.mesh.render(bound.mesh, landmarks).frames
         parts = []
         for rows in torch.arange(len(images)).split(CHUNK):
             face = self._face(images[rows], landmarks[rows])
@@ -110,7 +106,7 @@ class SuperFaceTeacher:
         return Rendering(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
     def driver(self, identity: Identity) -> None:
-        """None: no exact map gives MEM's keypoints; distillation fits one (training.driver)."""
+        """None: no exact map gives MEM's keypoints; distillation fits one (training.student.driver)."""
         return
 
     @property

@@ -1,0 +1,1 @@
+"""What says whether a file is safe, right and fast: lint, interpreters, checks, benchmarks. Not for phones."""

@@ -1,0 +1,111 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
+
+from edge.spec import FIELD, KEYPOINTS, SIZE
+from edge.topology import LOCAL
+from training.config import TIERS
+from training.student.closed_form import (
+    extend_field,
+    find_canvas,
+    find_inside,
+    find_matte,
+    fit_basis,
+    fit_codes,
+    moving_cells,
+)
+from training.student.cost import student_config
+from training.student.network import Student, identity_grid
+
+
+@pytest.fixture(scope="module")
+def rendered(faces):
+    """Identity, landmarks and rendering of a short sliding track."""
+    identity = sliding_identity(faces[0])
+    landmarks = torch.from_numpy(sliding_track(faces[0], 24, seed=0))
+    return identity, landmarks, SlidingTeacher().render(identity, landmarks)
+
+
+def test_the_inside_of_a_matte_has_no_holes():
+    matte = torch.zeros(1, 1, SIZE, SIZE)
+    matte[..., 100:300, 100:300] = 1
+    matte[..., 200:204, 150:250] = 0  # a mouth
+    inside = find_inside(matte, 16)
+    assert inside[..., 116:284, 116:284].all()
+    assert inside.sum() == 168**2
+
+
+def test_moving_cells_are_the_disc(rendered):
+    _, _, rendering = rendered
+    moving = moving_cells(rendering.motion_field, rendering.occlusion)
+    shift = (rendering.motion_field - identity_grid(FIELD)).norm(dim=-1, keepdim=True)
+    assert torch.equal(moving, (shift > 0.6 * 2 / (SIZE - 1)).float())
+    assert 0.1 < moving.mean() < 0.3
+
+
+def test_extension_carries_the_slide_over_the_whole_plane(rendered):
+    _, _, rendering = rendered
+    moving = moving_cells(rendering.motion_field, rendering.occlusion)
+    extended = extend_field(rendering.motion_field, moving)
+    slide = (rendering.motion_field - identity_grid(FIELD)).flatten(1, 2)[:, 32 * FIELD + 32 :][:, :1]
+    inside = (rendering.motion_field - identity_grid(FIELD)) * moving
+    slide = inside.flatten(1, 2).sum(1) / moving.flatten(1).sum(1, keepdim=True)
+    wanted = identity_grid(FIELD) + slide.view(-1, 1, 1, 2)
+    torch.testing.assert_close(extended, wanted, atol=2e-3, rtol=0)
+
+
+def test_fields_without_motion_stay_as_they_are():
+    field = identity_grid(FIELD).repeat(2, 1, 1, 1)
+    assert torch.equal(extend_field(field, torch.zeros(2, FIELD, FIELD, 1)), field)
+    assert torch.equal(find_matte(field, torch.zeros(2, FIELD, FIELD, 1)), torch.ones(1, 1, SIZE, SIZE))
+
+
+def test_matte_and_canvas_tell_disc_from_ground(rendered, faces):
+    identity, _, rendering = rendered
+    moving = moving_cells(rendering.motion_field, rendering.occlusion)
+    matte = find_matte(rendering.motion_field, moving)
+    nose = identity.source_landmarks[1, :2]
+    away = (identity_grid(SIZE) - nose).norm(dim=-1)[0]
+    assert matte[0, 0][away < 0.45].mean() > 0.9
+    assert matte[0, 0][away > 0.6].mean() < 0.1
+    frames = (rendering.frames * 255).round().to(torch.uint8).numpy()
+    canvas = find_canvas(frames, moving, identity.source_image[None])
+    assert (canvas[0][:, away > 0.8] - 0.5).abs().max() < 0.01
+
+
+def test_basis_and_mixer_find_unseen_slides(rendered, faces):
+    identity, landmarks, rendering = rendered
+    torch.manual_seed(0)
+    student = Student(student_config(TIERS["nano"])).bind(identity)
+    moving = moving_cells(rendering.motion_field, rendering.occlusion)
+    field = extend_field(rendering.motion_field, moving)
+
+    def points(track):
+        keypoints = track[:, torch.from_numpy(LOCAL[2 : 2 + KEYPOINTS]), :2]
+        return torch.cat([keypoints, track[:, torch.from_numpy(LOCAL), :2]], 1)
+
+    fit_basis(student, points(landmarks), field, moving)
+    unseen = torch.from_numpy(sliding_track(faces[0], 4, seed=1))
+    wanted = SlidingTeacher().render(identity, unseen)
+    asked = points(unseen)
+    with torch.no_grad():
+        found = student.motion(asked[:, :KEYPOINTS], asked[:, KEYPOINTS:]).field
+    moves = moving_cells(wanted.motion_field, wanted.occlusion)
+    distance = (found - wanted.motion_field).norm(dim=-1, keepdim=True) * SIZE / 2
+    assert ((distance * moves).sum() / moves.sum()).item() < 1.5  # pixels; at rest it would be tens
+    assert np.isfinite(found.numpy()).all()
+
+
+def test_codes_have_unit_spread_over_the_track(random_student, driving):
+    points = torch.from_numpy(np.concatenate([driving[1].keypoints, driving[1].local_landmarks], 1))
+    student = copy.deepcopy(random_student)
+    fit_codes(student, points)
+    with torch.no_grad():
+        offsets = student.code(points[:, :KEYPOINTS], points[:, KEYPOINTS:]).offsets.flatten(1)
+        codes = student.motion_trunk.express(offsets)
+    assert codes.mean(0).abs().max() < 1e-2
+    assert codes.std(0)[0] == pytest.approx(1, rel=0.05)
+    assert codes.std(0).max() < 1.1

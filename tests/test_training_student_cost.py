@@ -1,0 +1,47 @@
+import pytest
+
+from edge.errors import InputError
+from training.config import TIERS, StudentConfig
+from training.student.cost import DRIVER_GMACS, WIDTHS, student_config, student_cost
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_tiers_stay_within_their_budget_and_use_most_of_it(tier):
+    cost = student_cost(student_config(TIERS[tier]))
+    assert cost.gflops == pytest.approx(2 * cost.gmacs)
+    assert 0.6 * TIERS[tier] < cost.gflops <= TIERS[tier]
+
+
+def test_standard_stays_under_three_million_parameters():
+    assert student_cost(student_config()).parameters <= 3e6
+
+
+def test_modules_add_up_to_the_whole():
+    cost = student_cost(student_config(TIERS["nano"]))
+    parts = ("mixer", "basis", "motion_trunk", "generator", "driver")
+    assert sum(cost.modules[part] for part in parts) == pytest.approx(cost.gmacs, rel=0.01)
+    assert cost.modules["driver"] == pytest.approx(DRIVER_GMACS)
+
+
+def test_uncounted_work_is_listed():
+    config = student_config(TIERS["nano"])
+    uncounted = student_cost(config).uncounted
+    # The layer (4 channels at 512); at 64 the features, the basis fields (2), what the motion network found and its
+    # hints.
+    assert uncounted["warp"] == 4 * 512**2 + (config.feature_channels + 2 + 4 + config.motion_channels) * 64**2
+    assert {"resize", "activation", "shuffle"} <= uncounted.keys()
+
+
+def test_a_larger_dial_never_gives_a_smaller_student():
+    sizes = [student_cost(student_config(gflops)).gmacs for gflops in (1.0, 1.5, 2.6, 3.2, 6.0)]
+    assert sizes == sorted(sizes)
+
+
+def test_every_width_costs_more_than_the_one_before():
+    costs = [student_cost(StudentConfig(*widths)).gflops for widths in WIDTHS]
+    assert costs == sorted(costs)
+
+
+def test_an_impossible_budget_is_refused():
+    with pytest.raises(InputError, match="No student fits"):
+        student_config(0.1)
