@@ -28,21 +28,23 @@ from edge.topology import (
     LEFT_CHEEK_EDGE,
     LEFT_EYE_INNER,
     LEFT_EYE_OUTER,
+    LEFT_FOLD,
     LEFT_IRIS,
     LEFT_LOWER_LID,
     LEFT_MOUTH_CORNER,
     LEFT_UPPER_LID,
-    OUTER_LOWER_LIP,
-    OUTER_UPPER_LIP,
+    LOWER_LIP_RINGS,
     RIGHT_BROW,
     RIGHT_CHEEK_EDGE,
     RIGHT_EYE_INNER,
     RIGHT_EYE_OUTER,
+    RIGHT_FOLD,
     RIGHT_IRIS,
     RIGHT_LOWER_LID,
     RIGHT_MOUTH_CORNER,
     RIGHT_UPPER_LID,
     STABLE,
+    UPPER_LIP_RINGS,
 )
 
 Array = NDArray[np.float64]
@@ -79,23 +81,6 @@ LIDS_FREE = 0.45
 WIDEST_EYES = 1.6
 """Largest opening of the lids, as a share of the rest opening."""
 
-# Lip rings from the outer border inwards, each from the right to the left corner, corners left out.
-UPPER_LIP_RINGS = np.array(
-    [
-        OUTER_UPPER_LIP,
-        [184, 74, 73, 72, 11, 302, 303, 304, 408],
-        [183, 42, 41, 38, 12, 268, 271, 272, 407],
-        INNER_UPPER_LIP,
-    ]
-)
-LOWER_LIP_RINGS = np.array(
-    [
-        OUTER_LOWER_LIP,
-        [77, 90, 180, 85, 16, 315, 404, 320, 307],
-        [96, 89, 179, 86, 15, 316, 403, 319, 325],
-        INNER_LOWER_LIP,
-    ]
-)
 LIP_FOLLOWS = np.array([0.6, 0.75, 0.9, 1.0])
 """How much of the inner border's correction each lip ring takes, outer to inner."""
 
@@ -121,14 +106,14 @@ EYES = (
     Eye(
         RIGHT_UPPER_LID,
         RIGHT_LOWER_LID,
-        np.array([247, 30, 29, 27, 28, 56, 190]),
+        RIGHT_FOLD,
         RIGHT_IRIS,
         np.array([RIGHT_EYE_OUTER, RIGHT_EYE_INNER]),
     ),
     Eye(
         LEFT_UPPER_LID,
         LEFT_LOWER_LID,
-        np.array([467, 260, 259, 257, 258, 286, 414]),
+        LEFT_FOLD,
         LEFT_IRIS,
         np.array([LEFT_EYE_INNER, LEFT_EYE_OUTER]),
     ),
@@ -401,7 +386,7 @@ class Retargeter:
                 )
 
     def __call__(self, landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The avatar's landmarks for the driver's.
+        """The avatar's landmarks for the driver's: its expression, placed as the driver's head is.
 
         Args:
             landmarks: [478, 3] or [T, 478, 3] of the driver, in the same crop as `driving_neutral`.
@@ -412,17 +397,65 @@ class Retargeter:
         Raises:
             SpecError: wrong shape. InputError: NaN or infinite coordinates.
         """
+        pose = self.pose(landmarks)
+        return self.place(self.express(landmarks, pose), pose).astype(np.float32)
+
+    def pose(self, landmarks: NDArray[np.floating]) -> Similarity:
+        """How the driver's head is turned, moved and sized against the neutral frame: for `express` and `place`.
+
+        Args:
+            landmarks: as for a call.
+        """
+        return fit_similarity(check_landmarks(landmarks, "landmarks", track=True), reference=self._neutral)
+
+    def express(self, landmarks: NDArray[np.floating], pose: Similarity | None = None) -> Array:
+        """The avatar's face with the driver's expression, the head at rest as in the photo.
+
+        What drives a part of the face (a voice its mouth, a slider its brows) replaces that part's rows here
+        (`edge.topology.REGIONS`), before `place`.
+
+        Args:
+            landmarks: as for a call.
+            pose: `self.pose(landmarks)`, where that is known already.
+
+        Returns:
+            float64, same shape, in the avatar's crop coordinates.
+
+        Raises:
+            SpecError: wrong shape. InputError: NaN or infinite coordinates.
+        """
         points = check_landmarks(landmarks, "landmarks", track=True)
+        fitted = _batched(self.pose(landmarks) if pose is None else pose)
         batch = points if points.ndim == 3 else points[None]
-        pose = fit_similarity(batch, reference=self._neutral)
-        driver = (batch - pose.translation[:, None]) / pose.scale[:, None, None] @ pose.rotation
+        driver = (batch - fitted.translation[:, None]) / fitted.scale[:, None, None] @ fitted.rotation
         driver = (driver - self._driving_frame.origin) @ self._driving_frame.rotation
         face = self._source + self._proportion * (driver - self._driving)
         for eye in EYES:
             self._set_eye(face, driver, eye)
         self._set_lips(face, driver)
-        placed = self._place(face, pose).astype(np.float32)
-        return placed if points.ndim == 3 else placed[0]
+        face = face @ self._source_frame.rotation.T + self._source_frame.origin
+        return face if points.ndim == 3 else np.asarray(face[0])
+
+    def place(self, face: NDArray[np.floating], pose: Similarity) -> Array:
+        """A face at rest turned, sized and shifted from the photo as the driver is from the neutral frame.
+
+        Turns, sizes and shifts that an avatar cannot follow are followed ever less (MAX_YAW_DEG, …).
+
+        Args:
+            face: [478, 3] or [T, 478, 3] as `express` gives it.
+            pose: the driver's, one for each face.
+
+        Returns:
+            float64, same shape, in the avatar's crop coordinates.
+
+        Raises:
+            SpecError: wrong shape. InputError: NaN or infinite coordinates.
+        """
+        points = check_landmarks(face, "face", track=True)
+        batch = points if points.ndim == 3 else points[None]
+        at_rest = (batch - self._source_frame.origin) @ self._source_frame.rotation
+        placed = self._place(at_rest, _batched(pose))
+        return placed if points.ndim == 3 else np.asarray(placed[0])
 
     def _proportions(self) -> Array:
         """What a unit of the driver's expression is on the avatar, per point and axis: [478, 3]."""
@@ -541,6 +574,13 @@ class Retargeter:
             shift[:, axis] = soft_clamp(shift[:, axis], float(self._room[axis]))
         placed = zoom[:, None, None] * face @ np.swapaxes(self._source_frame.rotation @ turn, -1, -2)
         return np.asarray(placed + self._source_frame.origin + shift[:, None])
+
+
+def _batched(pose: Similarity) -> Similarity:
+    """A pose with a time axis."""
+    if pose.scale.ndim:
+        return pose
+    return Similarity(pose.scale[None], pose.rotation[None], pose.translation[None])
 
 
 def _swing(turn: Array) -> Array:

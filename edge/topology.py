@@ -30,6 +30,10 @@ RIGHT_LOWER_LID = np.array([7, 163, 144, 145, 153, 154, 155])
 LEFT_UPPER_LID = np.array([466, 388, 387, 386, 385, 384, 398])
 LEFT_LOWER_LID = np.array([249, 390, 373, 374, 380, 381, 382])
 
+# The crease above each eye, from the outer to the inner corner.
+RIGHT_FOLD = np.array([247, 30, 29, 27, 28, 56, 190])
+LEFT_FOLD = np.array([467, 260, 259, 257, 258, 286, 414])
+
 RIGHT_BROW = np.array([70, 63, 105, 66, 107, 46, 53, 52, 65, 55])
 LEFT_BROW = np.array([300, 293, 334, 296, 336, 276, 283, 282, 295, 285])
 
@@ -38,6 +42,40 @@ INNER_UPPER_LIP = np.array([191, 80, 81, 82, 13, 312, 311, 310, 415])
 INNER_LOWER_LIP = np.array([95, 88, 178, 87, 14, 317, 402, 318, 324])
 OUTER_UPPER_LIP = np.array([185, 40, 39, 37, 0, 267, 269, 270, 409])
 OUTER_LOWER_LIP = np.array([146, 91, 181, 84, 17, 314, 405, 321, 375])
+
+# Rings of each lip from its outer border inwards, each from the right to the left corner, corners left out.
+UPPER_LIP_RINGS = np.array(
+    [
+        OUTER_UPPER_LIP,
+        [184, 74, 73, 72, 11, 302, 303, 304, 408],
+        [183, 42, 41, 38, 12, 268, 271, 272, 407],
+        INNER_UPPER_LIP,
+    ]
+)
+LOWER_LIP_RINGS = np.array(
+    [
+        OUTER_LOWER_LIP,
+        [77, 90, 180, 85, 16, 315, 404, 320, 307],
+        [96, 89, 179, 86, 15, 316, 403, 319, 325],
+        INNER_LOWER_LIP,
+    ]
+)
+MOUTH_CORNERS = np.array([61, 76, 62, 78, 291, 306, 292, 308])
+"""Of the four rings, from the outer border inwards: the right corner's, then the left one's."""
+
+REGIONS = {
+    "mouth": np.concatenate([MOUTH_CORNERS, UPPER_LIP_RINGS.ravel(), LOWER_LIP_RINGS.ravel()]),
+    "right_eye": np.concatenate([[RIGHT_EYE_OUTER, RIGHT_EYE_INNER], RIGHT_UPPER_LID, RIGHT_LOWER_LID, RIGHT_FOLD]),
+    "left_eye": np.concatenate([[LEFT_EYE_OUTER, LEFT_EYE_INNER], LEFT_UPPER_LID, LEFT_LOWER_LID, LEFT_FOLD]),
+    "brows": np.concatenate([RIGHT_BROW, LEFT_BROW]),
+    "jaw": np.array(
+        [18, 32, 43, 83, 106, 136, 140, 148, 149, 150, 152, 169, 170, 171, 175, 176, 182, 194, 199, 200, 201, 202, 204]
+        + [208, 210, 211, 262, 273, 313, 335, 365, 369, 377, 378, 379, 394, 395, 396, 400, 406, 418, 421, 422, 424]
+        + [428, 430, 431]
+    ),
+    "gaze": np.concatenate([RIGHT_IRIS, LEFT_IRIS]),
+}
+"""Parts of a face that can be driven each by itself (`edge.motion.Retargeter.express`); no landmark is in two."""
 
 MIDLINE = np.array(
     [0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19] + [94, 151, 152, 164, 168, 175, 195, 197, 199, 200]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edge.driving.muscles import MESH_POINTS, Puppet
-from edge.motion import EYES, LOWER_LIP_RINGS, UPPER_LIP_RINGS
-from edge.topology import CHIN, FOREHEAD_TOP
+from edge.motion import EYES
+from edge.topology import CHIN, FOREHEAD_TOP, LOWER_LIP_RINGS, UPPER_LIP_RINGS
 
 FACES = np.fromfile(Path(__file__).parent / "golden" / "faces.f32", "<f4").reshape(2, 478, 3)
 

@@ -19,8 +19,16 @@ from edge.driving.procedural import (
     train_seed,
 )
 from edge.errors import InputError, SpecError
-from edge.motion import EYES, LOWER_LIP_RINGS, UPPER_LIP_RINGS, face_frame, fit_similarity, head_angles
-from edge.topology import CHIN, INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_IRIS_CENTRE, RIGHT_IRIS_CENTRE
+from edge.motion import EYES, face_frame, fit_similarity, head_angles
+from edge.topology import (
+    CHIN,
+    INNER_LOWER_LIP,
+    INNER_UPPER_LIP,
+    LEFT_IRIS_CENTRE,
+    LOWER_LIP_RINGS,
+    RIGHT_IRIS_CENTRE,
+    UPPER_LIP_RINGS,
+)
 
 FACES = np.fromfile(Path(__file__).parent / "golden" / "faces.f32", "<f4").reshape(2, 478, 3)
 CLOSED_MOUTH, SMILE = FACES

@@ -26,7 +26,7 @@ from edge.motion import (
     soft_clamp,
     unrest,
 )
-from edge.topology import CHIN, INNER_LOWER_LIP, INNER_UPPER_LIP, NOSE_TIP, STABLE
+from edge.topology import CHIN, INNER_LOWER_LIP, INNER_UPPER_LIP, LANDMARKS, MIRROR, NOSE_TIP, REGIONS, STABLE
 
 FACES = np.fromfile(Path(__file__).parent / "golden" / "faces.f32", "<f4").reshape(2, 478, 3)
 CLOSED_MOUTH, SMILE = FACES
@@ -331,3 +331,43 @@ def test_retargeting_explains_bad_input():
         Retargeter(source_landmarks=CLOSED_MOUTH, driving_neutral=posed(CLOSED_MOUTH, blink_right=1))
     with pytest.raises(InputError, match="no mouth mode 'open'"):
         Retargeter(source_landmarks=CLOSED_MOUTH, driving_neutral=CLOSED_MOUTH, mouth="open")
+
+
+def test_an_expression_is_placed_by_a_pose_of_its_own():
+    """Expression and place are two steps: with the head at rest nothing but the expression is left, and back."""
+    driver = pose_face(
+        CLOSED_MOUTH, Controls.rest(3, jaw_open=0.3, blink_left=0.8, yaw_deg=np.array([0.0, 15.0, -15.0]))
+    )
+    retarget = Retargeter(source_landmarks=SMILE, driving_neutral=CLOSED_MOUTH)
+    pose = retarget.pose(driver)
+    face = retarget.express(driver)
+    assert np.abs(face[1:] - face[0]).max() < 0.01  # the same expression, whichever way the head is turned
+    assert np.array_equal(face, retarget.express(driver, pose))
+    assert np.abs(retarget.place(face, pose) - retarget(driver)).max() < 1e-6
+    assert np.abs(retarget.place(face[2], retarget.pose(driver[2])) - retarget(driver[2])).max() < 1e-6
+    rest = retarget.pose(CLOSED_MOUTH)
+    assert np.abs(retarget.place(SMILE, rest) - SMILE).max() < 1e-6
+
+
+def test_a_region_is_driven_by_another_than_the_face():
+    """A mouth from elsewhere, everything else the driver's: after `place` both are there."""
+    retarget = Retargeter(source_landmarks=SMILE, driving_neutral=CLOSED_MOUTH)
+    driver = pose_face(CLOSED_MOUTH, Controls.rest(1, blink_left=1.0, blink_right=1.0, yaw_deg=10.0))[0]
+    spoken = retarget.express(pose_face(CLOSED_MOUTH, Controls.rest(1, jaw_open=0.5))[0])
+    face, pose = retarget.express(driver), retarget.pose(driver)
+    mixed = face.copy()
+    rows = np.concatenate([REGIONS["mouth"], REGIONS["jaw"]])
+    mixed[rows] = spoken[rows]
+    placed, plain = retarget.place(mixed, pose), retarget(driver)
+    others = np.setdiff1d(np.arange(LANDMARKS), rows)
+    assert np.abs(placed[others] - plain[others]).max() < 1e-6
+    opened = (placed[INNER_LOWER_LIP, 1] - placed[INNER_UPPER_LIP, 1]).mean()
+    assert opened > (plain[INNER_LOWER_LIP, 1] - plain[INNER_UPPER_LIP, 1]).mean() + 0.05
+
+
+def test_regions_share_no_landmark_and_are_as_wide_on_both_sides():
+    rows = np.concatenate(list(REGIONS.values()))
+    assert len(rows) == len(np.unique(rows))
+    for name in ("mouth", "brows", "jaw", "gaze"):
+        assert set(MIRROR[REGIONS[name]]) == set(REGIONS[name])
+    assert set(MIRROR[REGIONS["left_eye"]]) == set(REGIONS["right_eye"])

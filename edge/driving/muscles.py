@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from edge.motion import (
     EYES,
     LIP_FOLLOWS,
-    LOWER_LIP_RINGS,
     NECK,
-    UPPER_LIP_RINGS,
     Array,
     Eye,
     face_frame,
@@ -28,8 +26,10 @@ from edge.topology import (
     LANDMARKS,
     LEFT_CHEEK_EDGE,
     LEFT_MOUTH_CORNER,
+    LOWER_LIP_RINGS,
     RIGHT_CHEEK_EDGE,
     RIGHT_MOUTH_CORNER,
+    UPPER_LIP_RINGS,
 )
 
 JAW_OPEN_DEG = 24.0

@@ -21,10 +21,6 @@ PANEL = 128  # the atlas is the photo with one row of square panels below it
 HALF = (SIZE - 1) / 2
 _RIGHT_EYE_PANEL, _LEFT_EYE_PANEL, MOUTH_PANEL, LID_PANEL = ((i * PANEL, SIZE) for i in range(4))
 
-# The first ring of points around each eye, over the lid's fold, from the outer to the inner corner.
-_RIGHT_FOLD = np.array([247, 30, 29, 27, 28, 56, 190])
-_LEFT_FOLD = np.array([467, 260, 259, 257, 258, 286, 414])
-
 
 class Eye(NamedTuple):
     """One eye, as indices into the landmarks."""
@@ -41,11 +37,11 @@ class Eye(NamedTuple):
 
 EYES = (
     Eye(
-        topo.RIGHT_EYE_OUTER, topo.RIGHT_EYE_INNER, topo.RIGHT_UPPER_LID, topo.RIGHT_LOWER_LID, _RIGHT_FOLD,
+        topo.RIGHT_EYE_OUTER, topo.RIGHT_EYE_INNER, topo.RIGHT_UPPER_LID, topo.RIGHT_LOWER_LID, topo.RIGHT_FOLD,
         topo.RIGHT_IRIS_CENTRE, _RIGHT_EYE_PANEL, (0, 56),
     ),
     Eye(
-        topo.LEFT_EYE_OUTER, topo.LEFT_EYE_INNER, topo.LEFT_UPPER_LID, topo.LEFT_LOWER_LID, _LEFT_FOLD,
+        topo.LEFT_EYE_OUTER, topo.LEFT_EYE_INNER, topo.LEFT_UPPER_LID, topo.LEFT_LOWER_LID, topo.LEFT_FOLD,
         topo.LEFT_IRIS_CENTRE, _LEFT_EYE_PANEL, (64, 120),
     ),
 )  # fmt: skip
