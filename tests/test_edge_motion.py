@@ -10,6 +10,7 @@ from edge.driving.procedural import Controls, pose_face
 from edge.errors import InputError, SpecError
 from edge.motion import (
     EYES,
+    GAP_S,
     MAX_PITCH_DEG,
     MAX_ROLL_DEG,
     MAX_SHIFT,
@@ -17,6 +18,7 @@ from edge.motion import (
     MAX_ZOOM,
     RESTLESS,
     WIDEST_EYES,
+    LiveFilter,
     Retargeter,
     face_frame,
     fit_similarity,
@@ -371,3 +373,58 @@ def test_regions_share_no_landmark_and_are_as_wide_on_both_sides():
     for name in ("mouth", "brows", "jaw", "gaze"):
         assert set(MIRROR[REGIONS[name]]) == set(REGIONS[name])
     assert set(MIRROR[REGIONS["left_eye"]]) == set(REGIONS["right_eye"])
+
+
+def live(track: np.ndarray, fps: float = 30.0) -> np.ndarray:
+    calm = LiveFilter()
+    return np.stack([calm(face, n / fps) for n, face in enumerate(track)])
+
+
+def test_a_live_face_at_rest_trembles_half_as_much():
+    noise = np.random.default_rng(0).normal(0, 0.001, (90, LANDMARKS, 3))
+    calmed = live(CLOSED_MOUTH + noise)[20:] - CLOSED_MOUTH
+    assert calmed.std() < 0.5 * noise[20:].std()
+    assert np.diff(calmed, axis=0).std() < 0.4 * np.diff(noise[20:], axis=0).std()
+
+
+def test_a_live_head_lags_less_than_a_frame():
+    """A head that sways by a tenth of the crop once in two seconds: the delay that explains the difference best."""
+    times = np.arange(120) / 30
+    sway = 0.1 * np.sin(np.pi * times)
+    seen = (
+        live(CLOSED_MOUTH + sway[:, None, None] * np.array([1.0, 0.0, 0.0]))[:, NOSE_TIP, 0] - CLOSED_MOUTH[NOSE_TIP, 0]
+    )
+    delays = np.linspace(0, 0.1, 101)
+    errors = [np.square(0.1 * np.sin(np.pi * (times - delay)) - seen)[30:].sum() for delay in delays]
+    assert delays[int(np.argmin(errors))] < 0.03
+    assert np.ptp(seen[30:]) > 0.95 * 0.2
+
+
+def test_a_live_blink_closes_the_eye():
+    blink = np.zeros(40)
+    blink[20:23] = 0.5, 1.0, 0.5
+    track = live(pose_face(CLOSED_MOUTH, Controls.rest(40, blink_right=blink)))
+    gap = (track[:, EYES[0].lower, 1] - track[:, EYES[0].upper, 1]).mean(axis=1)
+    assert gap.min() < 0.15 * gap[0]
+
+
+def test_a_live_track_begins_anew_after_a_gap_and_wants_a_clock():
+    calm = LiveFilter()
+    assert np.abs(calm(CLOSED_MOUTH, 5.0) - CLOSED_MOUTH).max() < 1e-6
+    assert np.abs(calm(CLOSED_MOUTH + 0.1, 5.03) - CLOSED_MOUTH - 0.1).max() > 1e-3
+    assert np.abs(calm(SMILE, 5.04 + GAP_S) - SMILE).max() < 1e-6
+    with pytest.raises(InputError, match=r"the last one's was 5\.54 s"):
+        calm(SMILE, 5.0)
+    with pytest.raises(InputError, match="Give seconds"):
+        calm(SMILE, float("nan"))
+    with pytest.raises(SpecError, match="landmarks has shape"):
+        calm(SMILE[:468], 6.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.005, 0.2), min_size=1, max_size=30))
+def test_a_live_face_that_rests_is_given_back(steps):
+    calm, seconds = LiveFilter(), 0.0
+    for step in steps:
+        seconds += step
+        assert np.abs(calm(SMILE, seconds) - SMILE).max() < 1e-6
