@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from converters.golden import golden_motion
 from converters.report import Sheet, write_report
 from converters.student_graph import Driving, StudentGraph
 from converters.to_coreml import export_coreml
@@ -392,7 +393,8 @@ def _contents(
     students, drivers = lower_all(
         result.student, result.driver, calibration=_driving(result.training), held_out=_driving(result.held_out)
     )
-    landmarks = _golden_landmarks(portrait)
+    motion = golden_motion(portrait.landmarks)
+    landmarks = motion.landmarks
     keypoints = result.driver(torch.from_numpy(landmarks))
     local = torch.from_numpy(landmarks[:, LOCAL, :2])
     graph = StudentGraph(result.student)
@@ -407,7 +409,7 @@ def _contents(
         thumbnail=np.asarray(Image.fromarray(portrait.image).resize((128, 128), Image.Resampling.LANCZOS)),
         source_landmarks=portrait.landmarks,
         source_keypoints=identity.keypoints.numpy(),
-        golden_landmarks=landmarks,
+        golden=motion,
         golden_keypoints=keypoints.numpy(),
         golden_local_landmarks=local.numpy(),
         golden_frames=golden,
@@ -472,13 +474,6 @@ def _require(missed: Sequence[str], picture: Path, *, force: bool) -> None:
             "larger; --force writes the bundle as it is, and its manifest says what it lacks."
         )
     say(f"  note: {what} The bundle is written all the same, and its manifest says so.")
-
-
-def _golden_landmarks(portrait: Portrait) -> npt.NDArray[np.float32]:
-    """Eight poses that between them move everything: float32 [8, 478, 3]."""
-    wanted = ("neutral", "yaw -15", "yaw +15", "pitch +20", "blink", "jaw half", "smile, teeth", "oh")
-    names, landmarks = showcase(portrait.landmarks)
-    return landmarks[[names.index(pose) for pose in wanted]].astype(np.float32)
 
 
 def _version() -> str:

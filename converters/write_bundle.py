@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from converters.golden import GoldenMotion
 from edge.bundle import (
     GRAPHS,
     MANIFEST,
@@ -30,6 +31,7 @@ from edge.bundle import (
     verify_files,
 )
 from edge.errors import InputError, SpecError
+from edge.motion import port_tables
 from edge.spec import SIZE
 
 CONVENTIONS = {
@@ -85,8 +87,8 @@ class BundleContents:
     """[478, 3], crop coordinates."""
     source_keypoints: Floats
     """[20, 3]."""
-    golden_landmarks: Floats
-    """[T, 478, 3]."""
+    golden: GoldenMotion
+    """What is driven with, step by step."""
     golden_keypoints: Floats
     """[T, 20, 2]."""
     golden_local_landmarks: Floats
@@ -174,7 +176,10 @@ def _arrays(contents: BundleContents) -> dict[str, Floats]:
     return {
         "identity/landmarks.f32": contents.source_landmarks,
         "identity/keypoints.f32": contents.source_keypoints,
-        "golden/landmarks.f32": contents.golden_landmarks,
+        "golden/camera_neutral.f32": contents.golden.camera_neutral,
+        "golden/camera_landmarks.f32": contents.golden.camera_landmarks,
+        "golden/live_landmarks.f32": contents.golden.live_landmarks,
+        "golden/landmarks.f32": contents.golden.landmarks,
         "golden/keypoints.f32": contents.golden_keypoints,
         "golden/local_landmarks.f32": contents.golden_local_landmarks,
     }
@@ -199,6 +204,8 @@ def _fill(folder: Path, contents: BundleContents) -> Manifest:
         },
         arrays={path: array.shape for path, array in arrays.items()},
         golden_frames=golden,
+        golden_camera=contents.golden.camera,
+        tables=port_tables(),
         gmacs=contents.gmacs,
         gflops=2 * contents.gmacs,
         parameters=contents.parameters,

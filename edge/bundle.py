@@ -5,7 +5,7 @@
     student.pte          the same for ExecuTorch; student.mlpackage/ for Core ML
     driver.onnx          landmarks → keypoints, local landmarks; driver.pte and driver.mlpackage/ likewise
     identity/            thumbnail.png; landmarks.f32 and keypoints.f32 of the source
-    golden/              inputs of a few frames as .f32, and the frames expected for them as .png
+    golden/              what a camera sees of a driver, and what becomes of it at every step, as .f32; frames as .png
 
 `.f32` is raw little-endian float32 in C order, its shape in the manifest: a port needs no reader but JSON
 and floats. A bundle comes from elsewhere, so nothing in it is believed before it is checked; and it is
@@ -44,6 +44,10 @@ LARGEST_TENSOR = 2**26
 """Numbers in one tensor."""
 LARGEST_COORDINATE = LANDMARKS_IN.high
 """In an array of points; the crop itself reaches from -1 to 1."""
+LARGEST_PIXEL = 2.0**15
+"""Of a camera's picture."""
+CAMERA = ("golden/camera_neutral.f32", "golden/camera_landmarks.f32")
+"""Arrays of points in pixels."""
 GRAPHS = {
     "driver": ((LANDMARKS_IN,), (KEYPOINTS_IN, LOCAL_IN)),
     "student": ((KEYPOINTS_IN, LOCAL_IN), (IMAGE_OUT,)),
@@ -106,6 +110,20 @@ class ExpressionRow(NamedTuple):
         return self.drawn >= self.floor
 
 
+class GoldenCamera(NamedTuple):
+    """How the golden landmarks were seen: what a port takes `golden/camera_*.f32` through."""
+
+    width: int
+    """Of the picture, in pixels."""
+    height: int
+    x: float
+    """Of the crop (`edge.preprocess.face_crop` of the neutral frame), in pixels."""
+    y: float
+    size: float
+    seconds: tuple[float, ...]
+    """When each frame was seen, for `edge.motion.LiveFilter`."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """All that is known about an avatar, as its folder says. Read with `read_manifest`."""
@@ -118,6 +136,9 @@ class Manifest:
     """Shapes of the `.f32` files."""
     golden_frames: tuple[str, ...]
     """PNG files: the frames expected for the golden inputs, in order."""
+    golden_camera: GoldenCamera
+    tables: dict[str, Any]
+    """Index tables and numbers of `edge.motion` and `edge.topology`, so that a port retypes none."""
     gmacs: float
     """Multiply-accumulates of one frame, driver included, in billions."""
     gflops: float
@@ -188,7 +209,7 @@ def parse_manifest(text: bytes) -> Manifest:
     if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(
             f"This avatar has format version {str(version)[:20]}; this program reads {FORMAT_VERSION}. "
-            "Use the program that made it, or make the avatar again."
+            "Use the program that made it, or make the avatar again with superface make."
         )
     manifest = Manifest(
         name=_name(data),
@@ -196,6 +217,8 @@ def parse_manifest(text: bytes) -> Manifest:
         graphs={name: _graph(_dict(data, "graphs"), name) for name in GRAPHS},
         arrays={_path(key): _shape(shape, key) for key, shape in _dict(data, "arrays").items()},
         golden_frames=tuple(_path(path) for path in _list(data, "golden_frames")),
+        golden_camera=_camera(_dict(data, "golden_camera")),
+        tables=_numbers(_dict(data, "tables")),
         gmacs=_number(data, "gmacs", 0, 1e6),
         gflops=_number(data, "gflops", 0, 1e6),
         parameters=int(_number(data, "parameters", 0, 1e12)),
@@ -280,9 +303,10 @@ def read_array(folder: str | os.PathLike[str], manifest: Manifest, name: str) ->
         raise BundleError(f"This avatar has no array {name}. It was made by another version; make it again.")
     values = np.frombuffer(read_file(folder, manifest, name), "<f4")
     shape = manifest.arrays[name]
+    unit, most = ("pixels", LARGEST_PIXEL) if name in CAMERA else ("crop coordinates", LARGEST_COORDINATE)
     # Not finite compares as false, too.
-    if values.size != math.prod(shape) or not np.abs(values).max() <= LARGEST_COORDINATE:
-        raise BundleError(f"{name} is no array of shape {shape} in crop coordinates. Fetch the bundle again.")
+    if values.size != math.prod(shape) or not np.abs(values).max() <= most:
+        raise BundleError(f"{name} is no array of shape {shape} in {unit}. Fetch the bundle again.")
     return values.reshape(shape).astype(np.float32)
 
 
@@ -478,6 +502,24 @@ def _tensor(data: Any) -> TensorSpec:
     return TensorSpec(name, _shape(data.get("shape"), name), _text(data, "dtype"), low, high)
 
 
+def _camera(data: Mapping[str, Any]) -> GoldenCamera:
+    seconds = tuple(_number({"seconds": value}, "seconds", 0, 1e6) for value in _list(data, "seconds"))
+    if any(later <= earlier for earlier, later in itertools.pairwise(seconds)):
+        raise _wrong("the golden camera's clock does not run forward")
+    width, height = (int(_number(data, side, 1, LARGEST_PIXEL)) for side in ("width", "height"))
+    x, y = (_number(data, corner, -LARGEST_PIXEL, LARGEST_PIXEL) for corner in ("x", "y"))
+    return GoldenCamera(width, height, x, y, _number(data, "size", 1, LARGEST_PIXEL), seconds)
+
+
+def _numbers(table: Any) -> Any:
+    """A table as it is, if it holds numbers and nothing else, in lists and by name."""
+    if isinstance(table, dict):
+        return {key: _numbers(inner) for key, inner in table.items()}
+    if isinstance(table, list):
+        return [_numbers(inner) for inner in table]
+    return _number({"tables": table}, "tables", -1e12, 1e12)
+
+
 def _parity(data: Any) -> ParityRow:
     if not isinstance(data, dict):
         raise _wrong("a parity row must be an object")
@@ -515,6 +557,8 @@ def _check_references(manifest: Manifest) -> None:
     for path, shape in array_shapes(frames).items():
         if not frames or manifest.arrays.get(path) != shape:
             raise _wrong(f"{path!r} must be of shape {list(shape)}, for at least one golden frame")
+    if len(manifest.golden_camera.seconds) != frames:
+        raise _wrong(f"{len(manifest.golden_camera.seconds)} golden frames were seen, and {frames} drawn")
     if unknown := set(manifest.graphs["student"].files) - set(manifest.graphs["driver"].files):
         raise _wrong(f"{min(unknown)} has a student and no driver")
 
@@ -524,6 +568,9 @@ def array_shapes(frames: int) -> dict[str, tuple[int, ...]]:
     return {
         "identity/landmarks.f32": LANDMARKS_IN.shape[1:],
         "identity/keypoints.f32": (KEYPOINTS_IN.shape[1], 3),
+        "golden/camera_neutral.f32": LANDMARKS_IN.shape[1:],
+        "golden/camera_landmarks.f32": (frames, *LANDMARKS_IN.shape[1:]),
+        "golden/live_landmarks.f32": (frames, *LANDMARKS_IN.shape[1:]),
         "golden/landmarks.f32": (frames, *LANDMARKS_IN.shape[1:]),
         "golden/keypoints.f32": (frames, *KEYPOINTS_IN.shape[1:]),
         "golden/local_landmarks.f32": (frames, *LOCAL_IN.shape[1:]),

@@ -12,7 +12,7 @@ frame; the nose has the smallest z). Angles in degrees, and their signs follow t
 and rotation = Rz(roll) · Ry(−yaw) · Rx(pitch), applied to column vectors.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,9 @@ from edge.topology import (
     LEFT_LOWER_LID,
     LEFT_MOUTH_CORNER,
     LEFT_UPPER_LID,
+    LOCAL,
     LOWER_LIP_RINGS,
+    REGIONS,
     RIGHT_BROW,
     RIGHT_CHEEK_EDGE,
     RIGHT_EYE_INNER,
@@ -655,3 +657,33 @@ class LiveFilter:
 def _share(cutoff_hz: float | Array, step: float) -> float | Array:
     """How far a first-order low-pass goes towards a new value in a step of seconds."""
     return 1.0 / (1.0 + 1.0 / (2.0 * np.pi * cutoff_hz * step))
+
+
+def port_tables() -> dict[str, Any]:
+    """All that this file knows by number, as plain JSON: a bundle's manifest holds it, so that a port retypes none."""
+    points = {
+        "chin": CHIN, "forehead_top": FOREHEAD_TOP, "right_cheek_edge": RIGHT_CHEEK_EDGE,
+        "left_cheek_edge": LEFT_CHEEK_EDGE, "right_mouth_corner": RIGHT_MOUTH_CORNER,
+        "left_mouth_corner": LEFT_MOUTH_CORNER,
+    }  # fmt: skip
+    rows = {
+        "stable": STABLE, "local": LOCAL, "right_side": _RIGHT_SIDE, "left_side": _LEFT_SIDE, "right_brow": RIGHT_BROW,
+        "left_brow": LEFT_BROW, "inner_upper_lip": INNER_UPPER_LIP, "inner_lower_lip": INNER_LOWER_LIP,
+    }  # fmt: skip
+    limits = {
+        "depth_weight": DEPTH_WEIGHT, "max_yaw_deg": MAX_YAW_DEG, "max_pitch_deg": MAX_PITCH_DEG,
+        "max_roll_deg": MAX_ROLL_DEG, "max_zoom": MAX_ZOOM, "max_body_shift": MAX_BODY_SHIFT, "max_shift": MAX_SHIFT,
+        "lids_shut": LIDS_SHUT, "lids_free": LIDS_FREE, "widest_eyes": WIDEST_EYES, "restless": RESTLESS,
+        "still_hz": STILL_HZ, "follow_hz": FOLLOW_HZ, "speed_hz": SPEED_HZ, "gap_s": GAP_S,
+    }  # fmt: skip
+    return {
+        "points": points,
+        "rows": {name: row.tolist() for name, row in rows.items()},
+        "eyes": [{name: row.tolist() for name, row in eye._asdict().items()} for eye in EYES],
+        "upper_lip_rings": UPPER_LIP_RINGS.tolist(),
+        "lower_lip_rings": LOWER_LIP_RINGS.tolist(),
+        "lip_follows": LIP_FOLLOWS.tolist(),
+        "regions": {name: row.tolist() for name, row in REGIONS.items()},
+        "neck": NECK.tolist(),
+        "limits": limits,
+    }

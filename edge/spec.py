@@ -19,8 +19,9 @@ KEYPOINTS = 20
 LOCAL_LANDMARKS = len(LOCAL)
 """M: local landmarks (gaze, lids, brows, lips, jaw)."""
 
-FORMAT_VERSION = 2
-"""Version of the bundle folder; a reader refuses any other. 2: a graph's files by runtime, then by precision."""
+FORMAT_VERSION = 3
+"""Version of the bundle folder; a reader refuses any other. 2: a graph's files by runtime, then by precision. 3: golden
+landmarks as a camera sees them, and the tables that a port needs."""
 
 
 class TensorSpec(NamedTuple):

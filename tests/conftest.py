@@ -89,14 +89,15 @@ def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> P
     """A complete bundle of the random student. Read-only: tests that disturb it copy it first."""
     import torch
 
+    from converters.golden import golden_motion
     from converters.student_graph import StudentGraph
     from converters.write_bundle import BundleContents, write_bundle
     from edge.spec import KEYPOINTS
     from edge.topology import LOCAL
     from training.student.cost import student_cost
 
-    landmarks = driving[0][4::12][:3]
-    local = landmarks[:, LOCAL, :2]
+    motion = golden_motion(faces[0], ("yaw +15", "blink", "oh"))
+    local = motion.landmarks[:, LOCAL, :2]
     graph = StudentGraph(random_student)
     frames = [graph(*(torch.from_numpy(a[None]) for a in (p[:KEYPOINTS].copy(), p)))[0][0] for p in local]
     cost = student_cost(random_student.config)
@@ -107,7 +108,7 @@ def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> P
         thumbnail=np.zeros((32, 32, 3), np.uint8),
         source_landmarks=faces[0],
         source_keypoints=faces[0][LOCAL[:KEYPOINTS]],
-        golden_landmarks=landmarks,
+        golden=motion,
         golden_keypoints=local[:, :KEYPOINTS],
         golden_local_landmarks=local,
         golden_frames=(torch.stack(frames) * 255).round().byte().permute(0, 2, 3, 1).numpy(),

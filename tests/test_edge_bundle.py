@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from converters.golden import GoldenMotion
 from converters.write_bundle import BundleContents, Lowered, manifest_text, write_bundle
 from edge import bundle
-from edge.bundle import ExpressionRow, ParityRow, parse_manifest, read_manifest, verify_files
+from edge.bundle import ExpressionRow, GoldenCamera, ParityRow, parse_manifest, read_manifest, verify_files
 from edge.errors import BundleError, InputError, SpecError
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
 
@@ -47,7 +48,13 @@ def contents():
         thumbnail=np.zeros((64, 64, 3), np.uint8),
         source_landmarks=floats(478, 3),
         source_keypoints=floats(KEYPOINTS, 3),
-        golden_landmarks=floats(2, 478, 3),
+        golden=GoldenMotion(
+            GoldenCamera(1280, 720, 400.0, 50.5, 600.0, (0.0, 0.033)),
+            1000 * floats(478, 3),
+            1000 * floats(2, 478, 3),
+            floats(2, 478, 3),
+            floats(2, 478, 3),
+        ),
         golden_keypoints=floats(2, KEYPOINTS, 2),
         golden_local_landmarks=floats(2, LOCAL_LANDMARKS, 2),
         golden_frames=np.stack([np.full((SIZE, SIZE, 3), value, np.uint8) for value in (40, 200)]),
@@ -340,10 +347,10 @@ def test_a_key_stands_once(valid):
         (b" " * (2**20 + 1), "larger than"),
         (b"[]", "format_version"),
         (b"{}", "format_version"),
-        (b'{"format_version": 3}', "format version 3; this program reads 2"),
+        (b'{"format_version": 2}', "format version 2; this program reads 3.*superface make"),
         (b'{"format_version": true}', "format version True"),
         (b'{"format_version": NaN}', "NaN is no number"),
-        (b'{"format_version": 2}', "must be a text"),
+        (b'{"format_version": 3}', "must be a text"),
         (b'{"format_version": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )

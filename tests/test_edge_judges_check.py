@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from mutations import mutated
 
+from converters.golden import golden_motion
 from converters.write_bundle import BundleContents, Lowered, manifest_text, write_bundle
 from edge.avatar import Avatar, open_graph
 from edge.bundle import (
@@ -23,6 +25,7 @@ from edge.bundle import (
 from edge.errors import BundleError
 from edge.judges.bench import bench
 from edge.judges.check import GATES, SAME_DB, check, psnr_db, report
+from edge.motion import port_tables
 from edge.runtimes import installed
 from edge.topology import LOCAL
 
@@ -46,6 +49,9 @@ def test_a_good_avatar_passes(avatar_bundle):
         (runtime, precision) for runtime in ("onnx", "numpy") for precision in ("fp32", "int8")
     }
     assert result.driver_error < 1e-6
+    assert [(rung.step, rung.passed) for rung in result.rungs] == [
+        ("crop", True), ("live filter", True), ("retargeting", True)
+    ]  # fmt: skip
     assert json.loads(json.dumps(result.as_json()))["passed"] is True
     assert report(result).endswith("passed")
 
@@ -76,6 +82,31 @@ def test_a_driver_that_is_off_fails(avatar_bundle, tmp_path):
     assert not result.passed
 
 
+@pytest.mark.parametrize(("name", "step"), [("live_landmarks", "live filter"), ("landmarks", "retargeting")])
+def test_a_broken_rung_names_itself(avatar_bundle, tmp_path, name, step):
+    manifest = read_manifest(avatar_bundle)
+    values = read_array(avatar_bundle, manifest, f"golden/{name}.f32").copy()
+    values[-1, 0, 0] += 0.001
+    folder = disturbed(avatar_bundle, tmp_path / "broken.avatar", f"golden/{name}.f32", values.tobytes())
+    result = check(folder, runtimes=["onnx"])
+    assert [rung.step for rung in result.rungs if not rung.passed] == [step]
+    assert not result.passed
+    assert f"{step}: FAILED" in report(result)
+
+
+def test_another_crop_and_no_face_are_seen(avatar_bundle, tmp_path):
+    manifest = read_manifest(avatar_bundle)
+    folder = tmp_path / "crop.avatar"
+    shutil.copytree(avatar_bundle, folder)
+    moved = dataclasses.replace(manifest, golden_camera=manifest.golden_camera._replace(size=500.0))
+    (folder / "manifest.json").write_bytes(manifest_text(moved))
+    assert not check(folder, runtimes=["onnx"]).rungs[0].passed
+    nothing = np.zeros((478, 3), "<f4").tobytes()
+    folder = disturbed(avatar_bundle, tmp_path / "none.avatar", "golden/camera_neutral.f32", nothing)
+    with pytest.raises(BundleError, match="are no face"):
+        check(folder, runtimes=["onnx"])
+
+
 def test_a_golden_frame_of_another_size(avatar_bundle, tmp_path):
     thumbnail = (avatar_bundle / "identity/thumbnail.png").read_bytes()
     with pytest.raises(BundleError, match="is 32 × 32, not 512 × 512"):
@@ -85,18 +116,56 @@ def test_a_golden_frame_of_another_size(avatar_bundle, tmp_path):
 CASES = Path(__file__).parents[1].parent / "shared" / "cases" / "bundles"
 
 
+REASONS = {
+    "driver_empty_coreml": "0 files for 'coreml'",
+    "driver_two_files": "2 files for 'onnx'",
+    "external_unlisted_file": "w.bin lies in",
+    "golden_fewer_arrays": "must be of shape",
+    "golden_none": "at least one golden frame",
+    "lm_big": "no array of shape",
+    "loop_forever": "a graph inside a graph",
+    "name_abs": "no name for an avatar",
+    "name_ansi": "control characters",
+    "png_bomb": "no readable PNG|not a readable PNG",
+    "pte_abort": "ended its process",
+    "student_input_names": "its inputs are kp",
+    "student_int_output": "image is int8",
+    "student_runtime_fail": "image is float32 of no shape",
+}
+
+
+def upgraded(case, folder, faces):
+    """A bundle of format 2 with what format 3 adds, so that it is refused for its own sake."""
+    shutil.copytree(case, folder, symlinks=True)
+    data = json.loads((folder / "manifest.json").read_text())
+    motion = golden_motion(faces[0], ("neutral",))
+    data |= {"format_version": 3, "golden_camera": motion.camera._asdict(), "tables": port_tables()}
+    for name in ("camera_neutral", "camera_landmarks", "live_landmarks"):
+        array = getattr(motion, name)
+        (folder / "golden" / f"{name}.f32").write_bytes(array.tobytes())
+        data["arrays"][f"golden/{name}.f32"] = list(array.shape)
+        entry = FileEntry(array.nbytes, hashlib.sha256(array.tobytes()).hexdigest())
+        data["files"][f"golden/{name}.f32"] = entry._asdict()
+    (folder / "manifest.json").write_text(json.dumps(data))
+    return folder
+
+
 @pytest.mark.parametrize("case", sorted(CASES.glob("*.avatar")) or [None], ids=lambda path: path.stem if path else "")
-def test_hostile_bundles_are_answered_in_a_sentence(case):
+def test_hostile_bundles_are_answered_in_a_sentence(case, faces, tmp_path):
     if case is None:
         pytest.skip("no hostile bundles are at hand")
-    if case.stem == "ok":
-        assert check(case).passed
-        return
     if case.stem == "pte_abort" and not installed("executorch"):
         pytest.skip("executorch is not installed")
+    folder = upgraded(case, tmp_path / case.name, faces)
+    if case.stem == "ok":
+        result = check(folder)
+        assert result.driver_error < 1e-6
+        assert all(row.passed for row in result.rows)
+        return
     with pytest.raises(BundleError) as caught:
-        check(case)
+        check(folder)
     assert str(caught.value).isprintable()
+    assert re.search(REASONS.get(case.stem, ""), str(caught.value))
 
 
 def test_graphs_are_linted_before_any_runtime_loads_them(avatar_bundle, tmp_path):
@@ -189,7 +258,8 @@ def tiny(faces, tmp_path_factory):
         rows | ends,
         "driver",
     )
-    local = faces[:1, LOCAL, :2]
+    motion = golden_motion(faces[0], ("neutral",))
+    local = motion.landmarks[:, LOCAL, :2]
     bright = float(np.clip(local[:, :20].mean() + local.mean(), 0, 1))
     contents = BundleContents(
         name="tiny",
@@ -198,7 +268,7 @@ def tiny(faces, tmp_path_factory):
         thumbnail=np.zeros((32, 32, 3), np.uint8),
         source_landmarks=faces[0],
         source_keypoints=faces[0][LOCAL[:20]],
-        golden_landmarks=faces[:1],
+        golden=motion,
         golden_keypoints=local[:, :20],
         golden_local_landmarks=local,
         golden_frames=np.full((1, 512, 512, 3), round(255 * bright), np.uint8),

@@ -99,7 +99,7 @@ def test_bench_speaks_json(avatar_bundle, capsys):
 @pytest.mark.parametrize(("mean_db", "code"), [(36.0, 0), (34.0, 1)])
 def test_check_says_it_with_its_exit_code(avatar_bundle, capsys, monkeypatch, mean_db, code):
     row = CheckRow("onnx", "int8", "onnxruntime", mean_db, mean_db, 35.0, mean_db >= 35)
-    monkeypatch.setattr("edge.judges.check.check", lambda bundle: CheckReport("random", 13, 0.0, (row,)))
+    monkeypatch.setattr("edge.judges.check.check", lambda bundle: CheckReport("random", 13, (), 0.0, (row,)))
     assert cli.main(["check", str(avatar_bundle)]) == code
     assert ("FAILED" in capsys.readouterr().out) == (code == 1)
     assert cli.main(["check", str(avatar_bundle), "--json"]) == code

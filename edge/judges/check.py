@@ -1,8 +1,11 @@
 """Is this avatar whole, and does it still say what it said when it was made? `superface check NAME.avatar`.
 
-Three questions: are all files as the manifest says; does the driver turn the golden landmarks into the golden
-keypoints; does every runtime and precision at hand draw the golden frames. The gates stand here, in one
-table, because this is the lowest place that needs them; the converters hold their output to the same table.
+Four questions: are all files as the manifest says; does what ports retype (crop, live filter, retargeting) still turn
+a camera's landmarks into the golden ones; does the driver turn those into the golden keypoints; does every runtime and
+precision at hand draw the golden frames. Each starts from golden values, so that the first to fail names what is wrong.
+
+The gates stand here, in one table, because this is the lowest place that needs them; the converters hold their output
+to the same table.
 """
 
 import os
@@ -15,8 +18,10 @@ import numpy.typing as npt
 
 from edge import bundle as bundles
 from edge.avatar import Avatar
-from edge.errors import BundleError, MissingRuntimeError
+from edge.errors import BundleError, InputError, MissingRuntimeError
 from edge.judges import sandbox
+from edge.motion import LiveFilter, Retargeter
+from edge.preprocess import Crop, face_crop, to_crop
 from edge.runtimes import Precision, Runtime, engine, format_of, prepare
 
 
@@ -42,7 +47,16 @@ SAME_DB = 160.0
 """What two equal frames count as: float32 cannot say more, and JSON knows no infinity."""
 
 DRIVER_TOLERANCE = 1e-4
-"""Crop coordinates: a fortieth of a pixel."""
+"""Crop coordinates: a fortieth of a pixel. Also of each rung before the driver."""
+
+
+class Rung(NamedTuple):
+    """One step between a camera and the driver, from golden values to golden values."""
+
+    step: str
+    error: float
+    """Largest distance from the golden values; crop coordinates, of the crop itself pixels."""
+    passed: bool
 
 
 class CheckRow(NamedTuple):
@@ -65,6 +79,7 @@ class CheckReport:
     name: str
     files: int
     """Files that were compared with the manifest, all whole."""
+    rungs: tuple[Rung, ...]
     driver_error: float
     """Largest distance of a driven keypoint from the golden one, crop coordinates."""
     rows: tuple[CheckRow, ...]
@@ -76,11 +91,16 @@ class CheckReport:
     @property
     def passed(self) -> bool:
         """Every gate was met."""
-        return self.driver_error <= DRIVER_TOLERANCE and all(row.passed for row in self.rows)
+        return (
+            self.driver_error <= DRIVER_TOLERANCE
+            and all(rung.passed for rung in self.rungs)
+            and all(row.passed for row in self.rows)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values, rows as objects."""
-        return {**self.__dict__, "rows": [row._asdict() for row in self.rows], "passed": self.passed}
+        parts = {"rungs": [rung._asdict() for rung in self.rungs], "rows": [row._asdict() for row in self.rows]}
+        return {**self.__dict__, **parts, "passed": self.passed}
 
 
 def psnr_db(expected: npt.NDArray[Any], got: npt.NDArray[Any], *, peak: float) -> float:
@@ -118,6 +138,7 @@ def check(
     bundles.verify_files(bundle, manifest)
     for name in manifest.golden_frames:
         bundles.read_frame(bundle, manifest, name)
+    rungs = climb(bundle, manifest)
     rows: list[CheckRow] = []
     skipped: list[str] = []
     driver_error = 0.0
@@ -138,7 +159,35 @@ def check(
         except MissingRuntimeError as missing:
             skipped += [f"{runtime} {precision}: whole, NOT executed. {missing}" for precision in precisions]
     lacking = tuple(row.expression for row in manifest.expressions if not row.passed)
-    return CheckReport(manifest.name, len(manifest.files), driver_error, tuple(rows), tuple(skipped), lacking)
+    return CheckReport(manifest.name, len(manifest.files), rungs, driver_error, tuple(rows), tuple(skipped), lacking)
+
+
+def climb(bundle: str | os.PathLike[str], manifest: bundles.Manifest) -> tuple[Rung, ...]:
+    """What a port does before the driver, one step after the other, each from golden values.
+
+    Raises:
+        BundleError: when the golden values are damaged, or none that a camera sees.
+    """
+
+    def golden(name: str) -> npt.NDArray[np.float32]:
+        return bundles.read_array(bundle, manifest, f"golden/{name}.f32")
+
+    camera, neutral, seen = manifest.golden_camera, golden("camera_neutral"), golden("camera_landmarks")
+    crop = Crop(camera.x, camera.y, camera.size)
+    source = bundles.read_array(bundle, manifest, "identity/landmarks.f32")
+    try:
+        found = face_crop(neutral, (camera.width, camera.height))
+        driving, calm = to_crop(seen, crop), LiveFilter()
+        live = np.stack([calm(face, second) for face, second in zip(driving, camera.seconds, strict=True)])
+        moved = Retargeter(source_landmarks=source, driving_neutral=to_crop(neutral, crop))(driving)
+    except InputError as error:
+        raise BundleError(f"The golden landmarks of {manifest.name} are no face ({error}).") from error
+    errors = {
+        "crop": (np.abs(np.subtract(found, crop)).max(), 0.01),
+        "live filter": (np.abs(live - golden("live_landmarks")).max(), DRIVER_TOLERANCE),
+        "retargeting": (np.abs(moved - golden("landmarks")).max(), DRIVER_TOLERANCE),
+    }
+    return tuple(Rung(step, float(error), bool(error <= most)) for step, (error, most) in errors.items())
 
 
 def _redraw_apart(bundle: str, runtime: Runtime, precisions: Sequence[Precision]) -> tuple[float, list[CheckRow]]:
@@ -178,6 +227,8 @@ def _redraw(bundle: str, runtime: Runtime, precisions: Sequence[Precision]) -> t
 def report(result: CheckReport) -> str:
     """The findings for reading, the verdict last."""
     lines = [f"{result.name}: {result.files} files, all as the manifest says"]
+    for rung in result.rungs:
+        lines.append(f"{rung.step}: {'agrees' if rung.passed else 'FAILED'}, largest error {rung.error:.1e}")
     close = "agrees" if result.driver_error <= DRIVER_TOLERANCE else "FAILED"
     lines.append(f"driver: {close}, largest error {result.driver_error:.1e} of the crop's half")
     for row in result.rows:
