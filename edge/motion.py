@@ -674,6 +674,7 @@ def port_tables() -> dict[str, Any]:
         "depth_weight": DEPTH_WEIGHT, "max_yaw_deg": MAX_YAW_DEG, "max_pitch_deg": MAX_PITCH_DEG,
         "max_roll_deg": MAX_ROLL_DEG, "max_zoom": MAX_ZOOM, "max_body_shift": MAX_BODY_SHIFT, "max_shift": MAX_SHIFT,
         "lids_shut": LIDS_SHUT, "lids_free": LIDS_FREE, "widest_eyes": WIDEST_EYES, "restless": RESTLESS,
+        "upright_pitch_deg": _UPRIGHT_PITCH_DEG,
         "still_hz": STILL_HZ, "follow_hz": FOLLOW_HZ, "speed_hz": SPEED_HZ, "gap_s": GAP_S,
     }  # fmt: skip
     return {

@@ -1,3 +1,4 @@
+import json
 from functools import cache
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge import motion
 from edge.driving.procedural import Controls, pose_face
 from edge.errors import InputError, SpecError
 from edge.motion import (
@@ -25,10 +27,11 @@ from edge.motion import (
     head_angles,
     head_rotation,
     neutral_frame,
+    port_tables,
     soft_clamp,
     unrest,
 )
-from edge.topology import CHIN, INNER_LOWER_LIP, INNER_UPPER_LIP, LANDMARKS, MIRROR, NOSE_TIP, REGIONS, STABLE
+from edge.topology import CHIN, INNER_LOWER_LIP, INNER_UPPER_LIP, LANDMARKS, LOCAL, MIRROR, NOSE_TIP, REGIONS, STABLE
 
 FACES = np.fromfile(Path(__file__).parent / "golden" / "faces.f32", "<f4").reshape(2, 478, 3)
 CLOSED_MOUTH, SMILE = FACES
@@ -428,3 +431,12 @@ def test_a_live_face_that_rests_is_given_back(steps):
     for step in steps:
         seconds += step
         assert np.abs(calm(SMILE, seconds) - SMILE).max() < 1e-6
+
+
+def test_every_number_of_this_file_is_in_the_tables_of_ports():
+    tables = port_tables()
+    numbers = {name.strip("_").lower(): value for name, value in vars(motion).items() if isinstance(value, float)}
+    assert tables["limits"] == numbers
+    assert json.loads(json.dumps(tables)) == tables
+    assert tables["regions"].keys() == REGIONS.keys()
+    assert np.array_equal(tables["rows"]["local"], LOCAL)
