@@ -1,22 +1,27 @@
 """How near a converted student comes to the trained one, and whether that is near enough.
 
 The gates are those of `edge.judges.check`, which the finished bundle is held to as well. A graph that misses its
-gate is not
-written: `require` raises, and the converters leave with a non-zero exit code.
+gate is not written: `require` raises, and the converters leave with a non-zero exit code.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from converters.student_graph import DriverGraph
 from edge.bundle import ParityRow
 from edge.errors import ParityError
 from edge.judges.check import GATES, Gate, psnr_db
+from edge.runtimes import Run
+from edge.spec import LANDMARKS_IN
 
-__all__ = ["GATES", "Gate", "Parity", "compare", "psnr_db", "require"]
+__all__ = ["GATES", "Gate", "Parity", "compare", "first_within_gate", "psnr_db", "require", "require_driver"]
+
+Choice = TypeVar("Choice")
+Made = TypeVar("Made")
 
 
 class Parity(NamedTuple):
@@ -71,3 +76,36 @@ def require(parity: Parity, runtime: str, precision: str, engine: str) -> Parity
             "Nothing was written; train longer, or leave this precision out."
         )
     return ParityRow(runtime, precision, engine, parity.mean_db, parity.worst_db, gate.mean_db, parity.frames)
+
+
+def first_within_gate(make: Callable[[Choice], Made], choices: Sequence[Choice]) -> Made:
+    """What is made of the first choice that meets its gate: as much in 8 bits as the gate allows, say.
+
+    Raises:
+        ParityError: of the last choice, when none does.
+    """
+    for choice in choices[:-1]:
+        try:
+            return make(choice)
+        except ParityError:
+            continue
+    return make(choices[-1])
+
+
+def require_driver(graph: DriverGraph, run: Run, runtime: str, tolerance: float) -> None:
+    """The teacher's map from landmarks to keypoints, converted, is the same map.
+
+    Args:
+        graph: the map in torch.
+        run: the converted one.
+        runtime: its name, for the error.
+        tolerance: largest difference, crop coordinates: what the runtime's arithmetic rounds away.
+
+    Raises:
+        ParityError: when it is another map.
+    """
+    landmarks = torch.rand(LANDMARKS_IN.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    got = run(**{LANDMARKS_IN.name: landmarks.numpy()})
+    for wanted, found in zip(graph(landmarks), got, strict=True):
+        if not np.abs(wanted.numpy() - found).max() <= tolerance:  # NaN compares as false, too
+            raise ParityError(f"The driver in {runtime} differs from torch's. Nothing was written.")

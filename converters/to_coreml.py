@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
-from converters.parity import compare, require
+from converters.parity import compare, first_within_gate, require, require_driver
 from converters.quantize import QUANTIZED_PARTS, importing, is_packed, pack_tables, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import SYNTHETIC_MEDIA, Lowered
-from edge.errors import InputError, ParityError
+from edge.errors import InputError
 from edge.runtimes import engine, load_graph
 from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE, TensorSpec
 from training.student.driver import Driver
@@ -128,19 +128,14 @@ def export_coreml(
     def eight_bits() -> Lowered:
         """As much in 8 bits as the gate allows, as for the other runtimes."""
         least = "iOS17" if target == "iOS16" else target  # Activations in 8 bits came with iOS 17.
-        error: ParityError | None = None
-        for parts in QUANTIZED_PARTS:
-            first = parts == QUANTIZED_PARTS[0]
-            module = (
-                quantised
-                if first and quantised is not None
-                else quantize_pt2e(graph, calibration.spread(CALIBRATION_FRAMES), parts=parts)
-            )
-            try:
-                return lowered("int8", pack_constants(convert(module, doors, (IMAGE_OUT.name,), least, "fp16")))
-            except ParityError as missed:
-                error = missed
-        raise error or RuntimeError("nothing to quantise")
+
+        def made(parts: tuple[str, ...]) -> Lowered:
+            module = quantised if parts == QUANTIZED_PARTS[0] else None
+            if module is None:
+                module = quantize_pt2e(graph, calibration.spread(CALIBRATION_FRAMES), parts=parts)
+            return lowered("int8", pack_constants(convert(module, doors, (IMAGE_OUT.name,), least, "fp16")))
+
+        return first_within_gate(made, QUANTIZED_PARTS)
 
     makers: dict[str, Callable[[], Lowered]] = {
         "fp16": lambda: lowered("fp16", half(graph)),
@@ -292,11 +287,7 @@ def _export_driver(driver: Driver, target: str) -> Lowered:
         package = Path(folder) / "driver.mlpackage"
         with quiet():
             model.save(str(package))
-        landmarks = torch.rand(LANDMARKS_IN.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-        got = load_graph("coreml", package)(**{LANDMARKS_IN.name: landmarks.numpy()})
-        for wanted, found in zip(graph(landmarks), got, strict=True):
-            if np.abs(wanted.numpy() - found).max() > 1e-4:
-                raise ParityError("The driver in Core ML differs from torch's. Nothing was written.")
+        require_driver(graph, load_graph("coreml", package), "Core ML", 1e-4)
         body = read_package(package)
         return Lowered("coreml", "fp32", "driver.mlpackage", body, note="torch's to rounding")
 

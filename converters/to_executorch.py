@@ -19,18 +19,17 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
-from converters.parity import compare, require
+from converters.parity import compare, first_within_gate, require, require_driver
 from converters.quantize import QUANTIZED_PARTS, importing, is_packed, quantize_pt2e, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import Lowered
-from edge.errors import BundleError, InputError, ParityError
+from edge.errors import BundleError, InputError
 from edge.runtimes import Runtime, engine, load_graph
-from edge.spec import LANDMARKS_IN, SIZE
+from edge.spec import SIZE
 from training.student.driver import Driver
 from training.student.network import Painted, Student
 
@@ -115,16 +114,14 @@ def export_executorch(
 
     def eight_bits() -> Lowered:
         """As much in 8 bits as the gate allows: the generator first, then without its finest layers."""
-        error: ParityError | None = None
-        for parts in QUANTIZED_PARTS:
+
+        def made(parts: tuple[str, ...]) -> Lowered:
             module = quantised if parts == QUANTIZED_PARTS[0] else None
             if module is None:
                 module = quantize_pt2e(graph, calibration.spread(CALIBRATION_FRAMES), parts=parts)
-            try:
-                return lowered("int8", module)
-            except ParityError as missed:
-                error = missed
-        raise error or RuntimeError("nothing to quantise")
+            return lowered("int8", module)
+
+        return first_within_gate(made, QUANTIZED_PARTS)
 
     makers: dict[str, Callable[[], Lowered]] = {
         "fp32": lambda: lowered("fp32", graph),
@@ -390,12 +387,9 @@ def _export_driver(driver: Driver) -> Lowered:
     """The teacher's linear map; raises ParityError when ExecuTorch disagrees with torch by more than rounding."""
     graph = DriverGraph(driver)
     program = lower(graph, graph.example_inputs(), "driver")
-    landmarks = torch.rand(LANDMARKS_IN.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with tempfile.TemporaryDirectory() as folder:
         run = load_graph("executorch", _written(program.body, Path(folder)))
-        for wanted, found in zip(graph(landmarks), run(**{LANDMARKS_IN.name: landmarks.numpy()}), strict=True):
-            if np.abs(wanted.numpy() - found).max() > 1e-5:
-                raise ParityError("The driver in ExecuTorch differs from torch's. Nothing was written.")
+        require_driver(graph, run, "ExecuTorch", 1e-5)
     return _lowered("fp32", "driver.pte", program)._replace(note="torch's to rounding")
 
 

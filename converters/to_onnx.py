@@ -20,12 +20,12 @@ import torch
 from onnx import helper, numpy_helper
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
-from converters.parity import compare, require
+from converters.parity import compare, first_within_gate, require, require_driver
 from converters.quantize import QUANTIZED_PARTS, is_packed, pack_tables, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import Lowered
-from edge.errors import InputError, ParityError
-from edge.runtimes import engine
+from edge.errors import InputError
+from edge.runtimes import engine, load_graph
 from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE
 from training.student.driver import Driver
 from training.student.network import Student
@@ -90,15 +90,13 @@ def export_onnx(
 
     def quantised() -> Lowered:
         """As much in 8 bits as the gate allows: the generator first, then without its finest layers."""
-        error: ParityError | None = None
         packed = exported(StudentGraph(pack_tables(student)))
-        for parts in QUANTIZED_PARTS:
-            try:
-                eight_bits = quantize(packed, calibration.spread(CALIBRATION_FRAMES), parts=parts)
-                return lowered("int8", halve(eight_bits))  # what stays float is stored in 16 bits
-            except ParityError as missed:
-                error = missed
-        raise error or RuntimeError("nothing to quantise")
+
+        def made(parts: tuple[str, ...]) -> Lowered:
+            eight_bits = quantize(packed, calibration.spread(CALIBRATION_FRAMES), parts=parts)
+            return lowered("int8", halve(eight_bits))  # what stays float is stored in 16 bits
+
+        return first_within_gate(made, QUANTIZED_PARTS)
 
     makers: dict[str, Callable[[], Lowered]] = {
         "fp32": lambda: lowered("fp32", whole()),
@@ -153,12 +151,7 @@ def export_driver(driver: Driver) -> bytes:
     """
     graph = DriverGraph(driver)
     model = export_graph(graph, (LANDMARKS_IN.name,), (KEYPOINTS_IN.name, LOCAL_IN.name))
-    landmarks = torch.rand(LANDMARKS_IN.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    for expected, got in zip(
-        graph(landmarks), run_onnx(model, [{LANDMARKS_IN.name: landmarks.numpy()}])[0], strict=True
-    ):
-        if np.abs(expected.numpy() - got).max() > 1e-5:
-            raise ParityError("The driver in ONNX differs from torch's. Nothing was written.")
+    require_driver(graph, load_graph("onnx", model), "ONNX", 1e-5)
     return model
 
 
