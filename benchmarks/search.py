@@ -52,7 +52,7 @@ from edge.__main__ import run_safely
 from edge.errors import InputError
 from edge.judges.bench import machine, peak_mb
 from edge.runtimes import Runtime, load_graph
-from edge.spec import FIELD, KEYPOINTS, KEYPOINTS_IN, LOCAL_IN, SIZE
+from edge.spec import FIELD, KEYPOINTS, KEYPOINTS_IN, LOCAL_IN, NETWORK
 from training.config import TIERS, TRAINING_FRAMES, DistilConfig, StudentConfig
 from training.measures.expressions import EXPRESSIONS, NO_FLOOR
 from training.student.cost import count, student_config
@@ -207,12 +207,12 @@ class SmallLayer(Student):
 
     def paint(self, motion: Motion, features: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         """As `Student.paint`."""
-        half = SIZE // 2
+        half = NETWORK // 2
         warped_features = warp(features, motion.field) * motion.occlusion
         field = F.interpolate(motion.field.permute(0, 3, 1, 2), (half, half), mode="bilinear", align_corners=True)
         small_layer, canvas = self.small or (F.avg_pool2d(self.layer, 2), F.avg_pool2d(self.canvas, 2))
         warped = warp(small_layer.expand(len(field), -1, -1, -1), field.permute(0, 2, 3, 1))
-        draft = resize(canvas + (warped[:, 0:3] - canvas) * warped[:, 3:4], SIZE)
+        draft = resize(canvas + (warped[:, 0:3] - canvas) * warped[:, 3:4], NETWORK)
         return _paint_over(self, draft, motion, warped_features, window)
 
 

@@ -21,7 +21,7 @@ import torch
 from converters.student_graph import Driving
 from converters.write_bundle import Lowered
 from edge.errors import InputError, SuperFaceError
-from edge.spec import KEYPOINTS, SIZE
+from edge.spec import KEYPOINTS, NETWORK
 from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_driver, load_student
 from training.config import TIERS
@@ -223,7 +223,7 @@ def random_student(gflops: float, *, seed: int = 0, landmarks: torch.Tensor | No
         landmarks: float32 [478, 3], the face; default: random points, which no motion library can move.
     """
     torch.manual_seed(seed)
-    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (SIZE, SIZE), mode="bicubic")[0].clamp(0, 1)
+    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 16, 16), (NETWORK, NETWORK), mode="bicubic")[0].clamp(0, 1)
     photo = (photo * 255).round() / 255
     if landmarks is None:
         landmarks = torch.rand(LANDMARKS, 3) * 1.2 - 0.6

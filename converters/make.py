@@ -43,7 +43,7 @@ from edge.judges.bench import Bench, bench
 from edge.judges.check import CheckReport, check, psnr_db
 from edge.judges.check import report as explain
 from edge.runtimes import Runtime, installed
-from edge.spec import SIZE
+from edge.spec import FRAME
 from edge.topology import LOCAL
 from training.config import DistilConfig, training_frames
 from training.measures.evaluators import load_head_pose, load_perceptual
@@ -459,7 +459,7 @@ def _driver_fidelity(result: DistilResult, landmarks: npt.NDArray[np.float32]) -
         for i in rows
     ]
     error, psnr_db = float((found - wanted).norm(dim=-1).mean()), float(torch.cat(pairs).mean())
-    say(f"  driver against the teacher: {error * SIZE / 2:.2f} pixels a keypoint, {psnr_db:.1f} dB in frames")
+    say(f"  driver against the teacher: {error * FRAME / 2:.2f} pixels a keypoint, {psnr_db:.1f} dB in frames")
     return {"driver_error": error, "driver_psnr_db": psnr_db}
 
 

@@ -27,7 +27,7 @@ from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import SYNTHETIC_MEDIA, Lowered
 from edge.errors import InputError
 from edge.runtimes import engine, load_graph
-from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE, TensorSpec
+from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, NETWORK, TensorSpec
 from training.student.driver import Driver
 from training.student.network import Student
 
@@ -227,7 +227,7 @@ def pack_constants(model: Any) -> Any:
     settings = {}
     for operation in model._mil_program.functions["main"].find_ops(op_type="const"):
         values = np.asarray(operation.val.val)
-        if values.shape[-2:] == (SIZE, SIZE):
+        if values.shape[-2:] == (NETWORK, NETWORK):
             settings[operation.name] = picture
         elif is_packed(values):
             settings[operation.name] = table

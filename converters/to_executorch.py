@@ -29,7 +29,7 @@ from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import Lowered
 from edge.errors import BundleError, InputError
 from edge.runtimes import Runtime, engine, load_graph
-from edge.spec import SIZE
+from edge.spec import NETWORK
 from training.student.driver import Driver
 from training.student.network import Painted, Student
 
@@ -170,7 +170,7 @@ def pack_pictures(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
     """
     for node in exported.graph.find_nodes(op="get_attr"):
         picture = attrgetter(node.target)(exported)
-        if not isinstance(picture, torch.Tensor) or picture.shape[-2:] != (SIZE, SIZE):
+        if not isinstance(picture, torch.Tensor) or picture.shape[-2:] != (NETWORK, NETWORK):
             continue
         levels = (picture * 255).round()
         if levels.min() < 0 or levels.max() > 255 or (picture - levels / 255).abs().max() > 1e-6:

@@ -26,7 +26,7 @@ from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import Lowered
 from edge.errors import InputError
 from edge.runtimes import engine, load_graph
-from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE
+from edge.spec import IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, NETWORK
 from training.student.driver import Driver
 from training.student.network import Student
 
@@ -328,7 +328,7 @@ def pack_pictures(model: onnx.ModelProto) -> int:
     """
     packed = []
     for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SIZE * SIZE:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < NETWORK * NETWORK:
             continue
         values = numpy_helper.to_array(tensor)
         levels = np.rint(values * 255)

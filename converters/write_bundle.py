@@ -32,7 +32,7 @@ from edge.bundle import (
 )
 from edge.errors import InputError, SpecError
 from edge.motion import port_tables
-from edge.spec import SIZE
+from edge.spec import FRAME
 
 CONVENTIONS = {
     "image": "RGB; the graph's image is float32 NCHW in 0..1",
@@ -162,7 +162,7 @@ def _check_contents(contents: BundleContents) -> None:
     arrays = {path: (array, array_shapes(frames)[path]) for path, array in _arrays(contents).items()}
     everything: dict[str, tuple[npt.NDArray[Any], tuple[int, ...]]] = {
         **arrays,
-        "golden_frames": (contents.golden_frames, (frames, SIZE, SIZE, 3)),
+        "golden_frames": (contents.golden_frames, (frames, FRAME, FRAME, 3)),
     }
     for name, (array, shape) in everything.items():
         if array.shape != shape or not np.isfinite(array).all():

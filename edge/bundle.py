@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import BundleError
-from edge.spec import FORMAT_VERSION, IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, SIZE, TensorSpec
+from edge.spec import FORMAT_VERSION, FRAME, IMAGE_OUT, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN, TensorSpec
 
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 2**20
@@ -321,9 +321,9 @@ def read_frame(folder: str | os.PathLike[str], manifest: Manifest, name: str) ->
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         with Image.open(io.BytesIO(read_file(folder, manifest, name)), formats=("PNG",)) as image:
-            if image.size != (SIZE, SIZE):
+            if image.size != (FRAME, FRAME):
                 raise BundleError(
-                    f"{name} is {image.width} × {image.height}, not {SIZE} × {SIZE}. Fetch the bundle again."
+                    f"{name} is {image.width} × {image.height}, not {FRAME} × {FRAME}. Fetch the bundle again."
                 )
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, Image.DecompressionBombError) as error:

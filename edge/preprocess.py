@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFilter, ImageOps, UnidentifiedImageError
 
 from edge.errors import InputError
-from edge.spec import SIZE
+from edge.spec import CROP
 from edge.topology import CHIN, FACE_OVAL, FOREHEAD_TOP, LEFT_CHEEK_EDGE, RIGHT_CHEEK_EDGE
 
 MAX_PIXELS = 120_000_000
@@ -198,7 +198,7 @@ def face_crop(landmarks_px: NDArray[np.floating], image_size: tuple[int, int]) -
     return Crop(float(corner[0]), float(corner[1]), float(size))
 
 
-def crop_image(image: NDArray[np.uint8], crop: Crop, size: int = SIZE) -> NDArray[np.uint8]:
+def crop_image(image: NDArray[np.uint8], crop: Crop, size: int = CROP) -> NDArray[np.uint8]:
     """The crop's pixels, resampled to `size` × `size` (antialiased when shrinking).
 
     Outside the image its border goes on, the softer the farther out: calm, with no mirrored second face.
@@ -265,19 +265,19 @@ def to_crop(landmarks_px: NDArray[np.floating], crop: Crop) -> NDArray[np.float3
         the same unit.
     """
     points = np.asarray(landmarks_px, dtype=np.float64)
-    scale = 2.0 * SIZE / ((SIZE - 1) * crop.size)
+    scale = 2.0 * CROP / ((CROP - 1) * crop.size)
     out = points * scale
-    # Pixel p of the crop has its centre at x + (p + 0.5) * size / SIZE.
-    out[..., 0] = (points[..., 0] - crop.x) * scale - SIZE / (SIZE - 1)
-    out[..., 1] = (points[..., 1] - crop.y) * scale - SIZE / (SIZE - 1)
+    # Pixel p of the crop has its centre at x + (p + 0.5) * size / CROP.
+    out[..., 0] = (points[..., 0] - crop.x) * scale - CROP / (CROP - 1)
+    out[..., 1] = (points[..., 1] - crop.y) * scale - CROP / (CROP - 1)
     return out.astype(np.float32)
 
 
 def from_crop(landmarks: NDArray[np.floating], crop: Crop) -> NDArray[np.float32]:
     """Crop coordinates → image pixels: the inverse of `to_crop`."""
     points = np.asarray(landmarks, dtype=np.float64)
-    scale = (SIZE - 1) * crop.size / (2.0 * SIZE)
+    scale = (CROP - 1) * crop.size / (2.0 * CROP)
     out = points * scale
-    out[..., 0] = (points[..., 0] + SIZE / (SIZE - 1)) * scale + crop.x
-    out[..., 1] = (points[..., 1] + SIZE / (SIZE - 1)) * scale + crop.y
+    out[..., 0] = (points[..., 0] + CROP / (CROP - 1)) * scale + crop.x
+    out[..., 1] = (points[..., 1] + CROP / (CROP - 1)) * scale + crop.y
     return out.astype(np.float32)

@@ -7,8 +7,14 @@ from typing import NamedTuple
 
 from edge.topology import LANDMARKS, LOCAL
 
-SIZE = 512
-"""Width and height of a frame, in pixels."""
+CROP = 512
+"""Pixels across the crop that coordinates are told in: -1 and 1 are the centres of its first and last."""
+
+NETWORK = 512
+"""Width and height of what the student keeps of a person and paints, in pixels."""
+
+FRAME = 512
+"""Width and height of a frame that an avatar gives, in pixels."""
 
 FIELD = 64
 """Width and height of the motion field, in cells."""
@@ -38,4 +44,4 @@ class TensorSpec(NamedTuple):
 LANDMARKS_IN = TensorSpec("landmarks", (1, LANDMARKS, 3), "float32", -4.0, 4.0)
 KEYPOINTS_IN = TensorSpec("keypoints", (1, KEYPOINTS, 2), "float32", -4.0, 4.0)
 LOCAL_IN = TensorSpec("local_landmarks", (1, LOCAL_LANDMARKS, 2), "float32", -4.0, 4.0)
-IMAGE_OUT = TensorSpec("image", (1, 3, SIZE, SIZE), "float32", 0.0, 1.0)
+IMAGE_OUT = TensorSpec("image", (1, 3, FRAME, FRAME), "float32", 0.0, 1.0)

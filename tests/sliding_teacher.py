@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from edge.spec import FIELD, KEYPOINTS, SIZE
+from edge.spec import FIELD, KEYPOINTS, NETWORK
 from edge.topology import LOCAL, NOSE_TIP
 from training.student.network import identity_grid, resize, warp
 from training.teachers import Identity, Rendering
@@ -23,9 +23,9 @@ class SlidingTeacher:
             away = identity_grid(size) - landmarks[:, NOSE_TIP, :2].view(-1, 1, 1, 2)
             return (away.norm(dim=-1) < 0.5).float()[:, None]
 
-        moved = identity_grid(SIZE) - slide.view(-1, 1, 1, 2)
+        moved = identity_grid(NETWORK) - slide.view(-1, 1, 1, 2)
         photo = warp(identity.source_image.expand(len(landmarks), -1, -1, -1), moved)
-        inside = disc(SIZE)
+        inside = disc(NETWORK)
         inside_cells = disc(FIELD)
         field = identity_grid(FIELD) - slide.view(-1, 1, 1, 2) * inside_cells.permute(0, 2, 3, 1)
         keypoints = landmarks[:, torch.from_numpy(LOCAL[2 : 2 + KEYPOINTS])]
@@ -37,7 +37,7 @@ class SlidingTeacher:
 
 def sliding_identity(landmarks: np.ndarray) -> Identity:
     """The teacher's identity for a soft random photo and these landmarks [478, 3]."""
-    photo = resize(torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)), SIZE)[0]
+    photo = resize(torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)), NETWORK)[0]
     return SlidingTeacher().prepare(photo, torch.from_numpy(landmarks))
 
 

@@ -4,7 +4,7 @@ import pytest
 import search
 import torch
 
-from edge.spec import KEYPOINTS, LANDMARKS, LOCAL_LANDMARKS, SIZE
+from edge.spec import KEYPOINTS, LANDMARKS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LOCAL
 from training.config import StudentConfig
 from training.student.cost import count, student_cost
@@ -17,7 +17,7 @@ SMALL = StudentConfig(16, 32, 16)
 @pytest.fixture(scope="module")
 def identity():
     random = torch.Generator().manual_seed(0)
-    photo = torch.rand(3, SIZE, SIZE, generator=random)
+    photo = torch.rand(3, NETWORK, NETWORK, generator=random)
     landmarks = torch.rand(LANDMARKS, 3, generator=random) - 0.5
     return Identity(photo, landmarks, landmarks[torch.from_numpy(LOCAL[:KEYPOINTS])], photo[:, None])
 
@@ -33,7 +33,7 @@ def test_a_design_draws_frames_and_their_windows(name, identity):
             parameter.normal_(std=0.02)
     points = torch.rand(1, KEYPOINTS, 2) - 0.5, torch.rand(1, LOCAL_LANDMARKS, 2) - 0.5
     frame = student(*points)
-    assert frame.shape == (1, 3, SIZE, SIZE)
+    assert frame.shape == (1, 3, NETWORK, NETWORK)
     assert frame.std() > 0.05
     window = Window(128, 64, 256)
     part = student.animate(*points, student.appearance_features, window).image

@@ -18,7 +18,7 @@ from converters.to_coreml import convert, export_coreml, lint, pack_constants
 from edge.errors import BundleError, InputError
 from edge.judges.check import GATES
 from edge.runtimes import load_graph
-from edge.spec import KEYPOINTS_IN, LOCAL_IN, SIZE
+from edge.spec import KEYPOINTS_IN, LOCAL_IN, NETWORK
 from edge.topology import LOCAL
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +74,7 @@ def test_pictures_lie_in_eight_bits(packages, tmp_path):
     import coremltools
 
     spec = coremltools.utils.load_spec(str(written(packages[0]["fp16"], tmp_path)))
-    assert packed_shapes(spec) == [(1, 3, SIZE, SIZE), (1, 4, SIZE, SIZE)]
+    assert packed_shapes(spec) == [(1, 3, NETWORK, NETWORK), (1, 4, NETWORK, NETWORK)]
     plain = convert(nn_of(lambda k, m: m + k.mean()), (KEYPOINTS_IN, LOCAL_IN), ("z",), "iOS16", "fp32")
     assert pack_constants(plain) is plain
 
@@ -110,7 +110,7 @@ def test_the_package_says_what_it_is(packages, tmp_path):
     assert len(metadata.userDefined["superface.student_sha256"]) == 64
     assert all(door.shortDescription for door in spec.description.input)
     image = spec.description.output[0].type.imageType
-    assert (image.width, image.height) == (SIZE, SIZE)
+    assert (image.width, image.height) == (NETWORK, NETWORK)
     assert spec.specificationVersion == 7  # iOS 16
 
 

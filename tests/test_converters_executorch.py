@@ -37,7 +37,7 @@ from edge.avatar import Avatar
 from edge.bundle import FileEntry, read_manifest
 from edge.errors import BundleError, InputError, MissingRuntimeError, ParityError
 from edge.runtimes import installed, load_graph
-from edge.spec import KEYPOINTS_IN, LOCAL_IN, SIZE
+from edge.spec import KEYPOINTS_IN, LOCAL_IN, NETWORK
 from edge.topology import LOCAL
 from training.student.network import identity_grid, warp
 
@@ -63,7 +63,7 @@ class Gray:
     example_inputs = staticmethod(tuple)
 
     def __call__(self, keypoints, local_landmarks):
-        return (torch.full((1, 3, SIZE, SIZE), 0.5),)
+        return (torch.full((1, 3, NETWORK, NETWORK), 0.5),)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_planted_operation_is_named(random_student):
     config = random_student.config
     maps = [torch.zeros(1, count, 64, 64) for count in (config.feature_channels, config.motion_channels)]
     with pytest.raises(InputError, match=r"xnnpack backend does not take the operation atan \(in coarse\.2\)"):
-        lower(generator, (*maps, torch.zeros(1, 3, SIZE, SIZE)), "xnnpack")
+        lower(generator, (*maps, torch.zeros(1, 3, NETWORK, NETWORK)), "xnnpack")
 
 
 def test_a_graph_in_parts_is_refused():
@@ -157,7 +157,7 @@ def test_a_graph_in_parts_is_refused():
         lower(Zeros(), (torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 8, 2)), "vulkan")
 
 
-@pytest.mark.parametrize("size", [64, SIZE])
+@pytest.mark.parametrize("size", [64, NETWORK])
 def test_an_identity_field_returns_its_input(size):
     features, field = torch.rand(1, 4, size, size), identity_grid(size)
     program = lower(Sampler(), (features, field), "xnnpack")
@@ -178,7 +178,7 @@ def test_pictures_lie_in_eight_bits(programs):
     class Constants(nn.Module):
         def __init__(self):
             super().__init__()
-            photo = torch.randint(256, (1, 3, SIZE, SIZE)) / 255
+            photo = torch.randint(256, (1, 3, NETWORK, NETWORK)) / 255
             self.register_buffer("photo", photo)
             self.register_buffer("noise", photo + 1e-3)
             self.register_buffer("small", photo[..., :8, :8].clone())
@@ -186,13 +186,13 @@ def test_pictures_lie_in_eight_bits(programs):
         def forward(self, x):
             return x + self.photo, x + self.noise, x[..., :8, :8] + self.small
 
-    example = (torch.rand(1, 3, SIZE, SIZE),)
+    example = (torch.rand(1, 3, NETWORK, NETWORK),)
     packed = pack_pictures(torch.export.export(Constants(), example).module())
     (name,) = (name for name, tensor in packed.named_buffers() if tensor.dtype == torch.int8)
     assert name == "photo_levels"
     for got, expected in zip(packed(*example), Constants.forward(packed, *example), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
-    pictures = 7 * SIZE * SIZE
+    pictures = 7 * NETWORK * NETWORK
     assert len(programs[0]["fp32"].files["student.pte"]) < 4 * pictures + 2_000_000  # 13.5 MB with floats
 
 
@@ -294,7 +294,7 @@ def test_as_much_in_eight_bits_as_the_gate_allows(random_student, driving, monke
         return quality[parts]
 
     def run(body, target, frames):
-        return "executorch", [np.full((1, 3, SIZE, SIZE), body, np.float32) for _ in frames]
+        return "executorch", [np.full((1, 3, NETWORK, NETWORK), body, np.float32) for _ in frames]
 
     monkeypatch.setattr(to_executorch, "StudentGraph", lambda _: Gray())
     monkeypatch.setattr(to_executorch, "quantize_pt2e", quantise)

@@ -18,7 +18,7 @@ from converters.write_bundle import BundleContents, Lowered, manifest_text, writ
 from edge import bundle
 from edge.bundle import ExpressionRow, GoldenCamera, ParityRow, parse_manifest, read_manifest, verify_files
 from edge.errors import BundleError, InputError, SpecError
-from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.spec import FRAME, KEYPOINTS, LOCAL_LANDMARKS
 
 TRUTH = np.random.default_rng(0)
 
@@ -57,7 +57,7 @@ def contents():
         ),
         golden_keypoints=floats(2, KEYPOINTS, 2),
         golden_local_landmarks=floats(2, LOCAL_LANDMARKS, 2),
-        golden_frames=np.stack([np.full((SIZE, SIZE, 3), value, np.uint8) for value in (40, 200)]),
+        golden_frames=np.stack([np.full((FRAME, FRAME, 3), value, np.uint8) for value in (40, 200)]),
         gmacs=2.9,
         parameters=1_200_000,
         created_with="superface 0.1.0",

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from edge.driving.landmarks import Landmarker, _doubts, read_portrait, yaw_deg
 from edge.errors import InputError, MissingRuntimeError
 from edge.preprocess import face_height, from_crop, load_image
-from edge.spec import SIZE
+from edge.spec import CROP
 from edge.topology import (
     CHIN,
     LANDMARKS,
@@ -45,7 +45,7 @@ def astronaut(portraits: dict[str, Path]) -> Image.Image:
 def test_a_portrait(landmarker: Landmarker, portraits: dict[str, Path], name: str) -> None:
     portrait = read_portrait(portraits[name], landmarker=landmarker)
     assert portrait.name == name
-    assert portrait.image.shape == (SIZE, SIZE, 3)
+    assert portrait.image.shape == (CROP, CROP, 3)
     assert portrait.image.dtype == np.uint8
     assert portrait.landmarks.shape == (LANDMARKS, 3)
     assert portrait.landmarks.dtype == np.float32
@@ -95,8 +95,8 @@ def test_closed_eyes_and_open_mouths_are_said(landmarker: Landmarker, case: str,
 def test_lids_painted_over_eyes_are_seen(landmarker: Landmarker, portraits: dict[str, Path], tmp_path: Path) -> None:
     """Landmarks guess open eyes behind a lid; brightness tells."""
     portrait = read_portrait(portraits["astronaut"], landmarker=landmarker)
-    image, points = portrait.image.copy(), (portrait.landmarks[:, :2] + 1) * (SIZE - 1) / 2
-    y, x = np.mgrid[:SIZE, :SIZE]
+    image, points = portrait.image.copy(), (portrait.landmarks[:, :2] + 1) * (CROP - 1) / 2
+    y, x = np.mgrid[:CROP, :CROP]
     for iris in (RIGHT_IRIS_CENTRE, LEFT_IRIS_CENTRE):
         away = ((x - points[iris, 0]) / 24) ** 2 + ((y - points[iris, 1]) / 14) ** 2
         image[away < 1] = image[int(points[iris, 1]) + 30, int(points[iris, 0])]
@@ -109,7 +109,7 @@ def test_a_palm_or_a_mask_over_the_mouth_is_seen(landmarker: Landmarker, portrai
     portrait = read_portrait(portraits[name], landmarker=landmarker)
     points = (portrait.landmarks[:, :2] + 1) * 255.5
     centre, reach = points[[13, 14]].mean(0), np.linalg.norm(points[LEFT_MOUTH_CORNER] - points[RIGHT_MOUTH_CORNER])
-    y, x = np.mgrid[:SIZE, :SIZE]
+    y, x = np.mgrid[:CROP, :CROP]
     over = ((x - centre[0]) / reach) ** 2 + ((y - centre[1]) / (0.55 * reach)) ** 2 < 1
     skin = portrait.image[int(points[CHEEK, 1]), int(points[CHEEK, 0])]
     fingers = 1 + 0.1 * np.sin(2 * np.pi * x / (0.4 * reach))[..., None] * np.ones(3)

@@ -22,7 +22,7 @@ from edge.preprocess import (
     load_image,
     to_crop,
 )
-from edge.spec import SIZE
+from edge.spec import CROP
 from edge.topology import CHIN, FACE_OVAL, FOREHEAD_TOP, LANDMARKS, LEFT_CHEEK_EDGE, RIGHT_CHEEK_EDGE
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -247,7 +247,7 @@ def test_crop_coordinates_go_there_and_back(crop: Crop, points: list[tuple[float
 
 @given(crop=crops)
 def test_crop_coordinates_are_one_at_pixel_centres(crop: Crop) -> None:
-    half = crop.size / SIZE / 2
+    half = crop.size / CROP / 2
     corners = np.array([[crop.x + half, crop.y + half], [crop.x + crop.size - half, crop.y + crop.size - half]])
     assert np.allclose(to_crop(corners, crop), [[-1, -1], [1, 1]], atol=1e-3)
 
@@ -270,9 +270,9 @@ def test_landmarks_stay_on_their_pixels(size: float) -> None:
     image[496:505, 516:525] = 255  # centre (520.5, 500.5) in image pixels
     crop = Crop(80.25, 60.75, size)
     weights = crop_image(image, crop)[..., 0].astype(float)
-    rows, columns = np.mgrid[:SIZE, :SIZE]
+    rows, columns = np.mgrid[:CROP, :CROP]
     seen = np.array([(weights * columns).sum(), (weights * rows).sum()]) / weights.sum()
-    expected = (to_crop(np.array([520.5, 500.5]), crop) + 1) * (SIZE - 1) / 2
+    expected = (to_crop(np.array([520.5, 500.5]), crop) + 1) * (CROP - 1) / 2
     assert np.abs(seen - expected).max() < 0.1
 
 
@@ -319,7 +319,7 @@ def test_the_face_lies_in_its_crop(
     inside = ((face[FACE_OVAL] >= 0) & (face[FACE_OVAL] <= [width_px, height_px, 1])).all()
     if inside:
         # -1 and 1 are the centres of the outermost pixels: a face that touches the image's edge ends half a pixel on.
-        assert np.abs(to_crop(face[FACE_OVAL], crop)[:, :2]).max() < 1.0 + 1.001 / (SIZE - 1)
+        assert np.abs(to_crop(face[FACE_OVAL], crop)[:, :2]).max() < 1.0 + 1.001 / (CROP - 1)
 
 
 def test_a_face_with_room_sits_slightly_low() -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from training.measures.expressions import (
     EXPRESSIONS,
     HEADS,
@@ -21,7 +21,7 @@ from training.teachers.mesh import MeshTeacher
 def lesson(faces):
     """The mesh teacher's drawing of every expression, over a photo of noise: all of a face changes when it moves."""
     photo = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    photo = torch.nn.functional.interpolate(photo[None], (SIZE, SIZE), mode="bilinear")[0]
+    photo = torch.nn.functional.interpolate(photo[None], (NETWORK, NETWORK), mode="bilinear")[0]
     teacher = MeshTeacher()
     return teach(teacher, teacher.prepare(photo, torch.from_numpy(faces[0])))
 
@@ -34,7 +34,7 @@ def blended(lesson, share):
 
 def test_shapes_of_a_lesson(lesson):
     poses = (len(HEADS), 1 + len(EXPRESSIONS))
-    assert lesson.frames.shape == (*poses, 3, SIZE, SIZE)
+    assert lesson.frames.shape == (*poses, 3, NETWORK, NETWORK)
     assert lesson.keypoints.shape == (*poses, KEYPOINTS, 2)
     assert lesson.local_landmarks.shape == (*poses, LOCAL_LANDMARKS, 2)
 
@@ -61,7 +61,7 @@ def test_part_of_a_change_is_part_of_it(lesson, share):
 def test_a_blink_in_shreds_follows_and_is_not_drawn(lesson):
     """What a dead painter made of a blink: as much change as asked for, and stripes of the eye across it."""
     made = lesson.frames.clone().float()
-    stripes = torch.zeros(SIZE, SIZE)
+    stripes = torch.zeros(NETWORK, NETWORK)
     stripes[::6] = stripes[1::6] = stripes[2::6] = 1
     wanted = made - made[:, :1]
     made = (made[:, :1] + wanted * (1 + 0.9 * (2 * stripes - 1))).clamp(0, 255).byte()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
 
-from edge.spec import FIELD, KEYPOINTS, SIZE
+from edge.spec import FIELD, KEYPOINTS, NETWORK
 from edge.topology import LOCAL
 from training.config import TIERS
 from training.student.closed_form import (
@@ -30,7 +30,7 @@ def rendered(faces):
 
 
 def test_the_inside_of_a_matte_has_no_holes():
-    matte = torch.zeros(1, 1, SIZE, SIZE)
+    matte = torch.zeros(1, 1, NETWORK, NETWORK)
     matte[..., 100:300, 100:300] = 1
     matte[..., 200:204, 150:250] = 0  # a mouth
     inside = find_inside(matte, 16)
@@ -42,7 +42,7 @@ def test_moving_cells_are_the_disc(rendered):
     _, _, rendering = rendered
     moving = moving_cells(rendering.motion_field, rendering.occlusion)
     shift = (rendering.motion_field - identity_grid(FIELD)).norm(dim=-1, keepdim=True)
-    assert torch.equal(moving, (shift > 0.6 * 2 / (SIZE - 1)).float())
+    assert torch.equal(moving, (shift > 0.6 * 2 / (NETWORK - 1)).float())
     assert 0.1 < moving.mean() < 0.3
 
 
@@ -60,7 +60,7 @@ def test_extension_carries_the_slide_over_the_whole_plane(rendered):
 def test_fields_without_motion_stay_as_they_are():
     field = identity_grid(FIELD).repeat(2, 1, 1, 1)
     assert torch.equal(extend_field(field, torch.zeros(2, FIELD, FIELD, 1)), field)
-    assert torch.equal(find_matte(field, torch.zeros(2, FIELD, FIELD, 1)), torch.ones(1, 1, SIZE, SIZE))
+    assert torch.equal(find_matte(field, torch.zeros(2, FIELD, FIELD, 1)), torch.ones(1, 1, NETWORK, NETWORK))
 
 
 def test_matte_and_canvas_tell_disc_from_ground(rendered, faces):
@@ -68,7 +68,7 @@ def test_matte_and_canvas_tell_disc_from_ground(rendered, faces):
     moving = moving_cells(rendering.motion_field, rendering.occlusion)
     matte = find_matte(rendering.motion_field, moving)
     nose = identity.source_landmarks[1, :2]
-    away = (identity_grid(SIZE) - nose).norm(dim=-1)[0]
+    away = (identity_grid(NETWORK) - nose).norm(dim=-1)[0]
     assert matte[0, 0][away < 0.45].mean() > 0.9
     assert matte[0, 0][away > 0.6].mean() < 0.1
     frames = (rendering.frames * 255).round().to(torch.uint8).numpy()
@@ -94,7 +94,7 @@ def test_basis_and_mixer_find_unseen_slides(rendered, faces):
     with torch.no_grad():
         found = student.motion(asked[:, :KEYPOINTS], asked[:, KEYPOINTS:]).field
     moves = moving_cells(wanted.motion_field, wanted.occlusion)
-    distance = (found - wanted.motion_field).norm(dim=-1, keepdim=True) * SIZE / 2
+    distance = (found - wanted.motion_field).norm(dim=-1, keepdim=True) * NETWORK / 2
     assert ((distance * moves).sum() / moves.sum()).item() < 1.5  # pixels; at rest it would be tens
     assert np.isfinite(found.numpy()).all()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
 
 from edge.errors import FidelityError, InputError
-from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from training.checkpoint import load_student, load_tensors, save_tensors
 from training.config import MINUTES, TRAINING_FRAMES, DistilConfig, LossWeights, StudentConfig, training_frames
 from training.student.distill import JUDGED_EVERY, WHOLE_EVERY, distil, render_track, weights_at
@@ -64,7 +64,7 @@ def test_result_and_run_folder(finished):
     assert not result.student.training
     assert result.fidelity.frames == 3
     assert result.fidelity.psnr_db > 20  # a slide is had from the closed-form start
-    assert result.training.frames.shape == (8, 3, SIZE, SIZE)
+    assert result.training.frames.shape == (8, 3, NETWORK, NETWORK)
     assert result.training.frames.dtype == np.uint8
     assert result.held_out.keypoints.shape == (3, KEYPOINTS, 2)
     assert result.held_out.local_landmarks.shape == (3, LOCAL_LANDMARKS, 2)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from training.config import TIERS
 from training.student.cost import student_config
 from training.student.network import (
@@ -20,7 +20,7 @@ from training.teachers import Identity
 @pytest.fixture(scope="module")
 def identity(faces) -> Identity:
     generator = torch.Generator().manual_seed(0)
-    photo = resize(torch.rand(1, 3, 32, 32, generator=generator), SIZE)[0]
+    photo = resize(torch.rand(1, 3, 32, 32, generator=generator), NETWORK)[0]
     landmarks = torch.from_numpy(faces[0])
     return Identity(photo, landmarks, landmarks[:KEYPOINTS], photo[:, None])
 
@@ -36,7 +36,7 @@ def pose(student):
     return student.source_points[:, :KEYPOINTS], student.source_points[:, KEYPOINTS:]
 
 
-@pytest.mark.parametrize("size", [FIELD, SIZE])
+@pytest.mark.parametrize("size", [FIELD, NETWORK])
 def test_identity_field_returns_the_features(size):
     features = torch.rand(1, 2, size, size)
     coarse = identity_grid(FIELD).permute(0, 3, 1, 2)
@@ -56,7 +56,7 @@ def test_fresh_student_at_rest_shows_the_photo(student, identity, pose):
     with torch.no_grad():
         student.basis.weight.zero_()
         image = student(*pose)
-    assert image.shape == (1, 3, SIZE, SIZE)
+    assert image.shape == (1, 3, NETWORK, NETWORK)
     assert image.dtype == torch.float32
     # To rounding: the grid's coordinates are float32.
     torch.testing.assert_close(image[0], identity.source_image, atol=2e-4, rtol=0)
@@ -80,10 +80,10 @@ def test_matte_carries_the_layer_over_the_canvas(identity, pose):
     with torch.no_grad():
         student.basis.weight.zero_()
         student.canvas.fill_(0.25)
-        student.layer[:, 3, :, : SIZE // 2] = 0
+        student.layer[:, 3, :, : NETWORK // 2] = 0
         image = student(*pose)
-    assert (image[..., : SIZE // 2 - 1] - 0.25).abs().max() < 1e-5
-    assert (image[0, :, :, SIZE // 2 + 8 :] - identity.source_image[:, :, SIZE // 2 + 8 :]).abs().mean() < 0.02
+    assert (image[..., : NETWORK // 2 - 1] - 0.25).abs().max() < 1e-5
+    assert (image[0, :, :, NETWORK // 2 + 8 :] - identity.source_image[:, :, NETWORK // 2 + 8 :]).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 512, 512), (32, 16, 64, 64)])

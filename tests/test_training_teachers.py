@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from edge.driving.landmarks import Landmarker, Portrait, read_portrait
 from edge.driving.procedural import showcase
-from edge.spec import FIELD, KEYPOINTS, SIZE
+from edge.spec import FIELD, KEYPOINTS, NETWORK
 from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_IRIS_CENTRE, RIGHT_IRIS_CENTRE
 from training.teachers import Identity
 from training.teachers.load import load_teacher
@@ -112,7 +112,7 @@ def test_nothing_to_draw_is_an_empty_picture():
 def test_the_cut_out_holds_the_face_and_leaves_the_corners(hopper):
     points = to_pixels(hopper.landmarks)
     layers = cut_out(hopper.image, points)
-    assert layers.matte.shape == (SIZE, SIZE)
+    assert layers.matte.shape == (NETWORK, NETWORK)
     assert layers.background.dtype == np.uint8
     centre = points[:468, :2].mean(0).astype(int)
     assert layers.matte[centre[1], centre[0]] == 1
@@ -151,7 +151,7 @@ def test_the_photo_comes_back_in_its_own_pose(hopper, identity):
 
 def test_shapes_and_ranges_are_as_promised(hopper, identity):
     rendering = MeshTeacher().render(identity, poses(hopper, "yaw +30", "wide open", "blink"))
-    assert rendering.frames.shape == (3, 3, SIZE, SIZE)
+    assert rendering.frames.shape == (3, 3, NETWORK, NETWORK)
     assert rendering.keypoints.shape == (3, KEYPOINTS, 3)
     assert rendering.motion_field.shape == (3, FIELD, FIELD, 2)
     assert rendering.occlusion.shape == (3, 1, FIELD, FIELD)
@@ -160,17 +160,17 @@ def test_shapes_and_ranges_are_as_promised(hopper, identity):
         assert torch.isfinite(values).all()
     assert rendering.frames.min() >= 0
     assert rendering.frames.max() <= 1
-    assert identity.appearance_volume.shape == (3, 1, SIZE, SIZE)
+    assert identity.appearance_volume.shape == (3, 1, NETWORK, NETWORK)
 
 
 def test_the_motion_field_carries_the_photo_to_the_frame(hopper, identity):
     rendering = MeshTeacher().render(identity, poses(hopper, "yaw -15", "smile"))
     field = F.interpolate(
-        rendering.motion_field.permute(0, 3, 1, 2), size=(SIZE, SIZE), mode="bilinear", align_corners=True
+        rendering.motion_field.permute(0, 3, 1, 2), size=(NETWORK, NETWORK), mode="bilinear", align_corners=True
     )
     photo = identity.source_image[None].expand(2, -1, -1, -1)
     warped = F.grid_sample(photo, field.permute(0, 2, 3, 1), padding_mode="border", align_corners=True)
-    seen = F.interpolate(rendering.occlusion, size=(SIZE, SIZE), mode="bilinear", align_corners=True) > 0.9
+    seen = F.interpolate(rendering.occlusion, size=(NETWORK, NETWORK), mode="bilinear", align_corners=True) > 0.9
     for index in range(2):
         mask = seen[index].expand(3, -1, -1)
         assert psnr(warped[index][mask], rendering.frames[index][mask]) > 30
@@ -208,7 +208,7 @@ def test_an_open_mouth_is_a_cavity_and_not_stretched_lips(hopper, identity):
     inside = frame.frames[0, :, y - 3 : y + 4, x - 3 : x + 4].mean()
     chin = frame.frames[0, :, int(low[1]) + 20, x].mean()
     assert inside < 0.6 * chin
-    cell = (round(y * (FIELD - 1) / (SIZE - 1)), round(x * (FIELD - 1) / (SIZE - 1)))
+    cell = (round(y * (FIELD - 1) / (NETWORK - 1)), round(x * (FIELD - 1) / (NETWORK - 1)))
     assert frame.occlusion[0, 0, cell[0], cell[1]] < 0.5
 
 

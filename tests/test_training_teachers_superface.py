@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edge.errors import InputError
-from edge.spec import FIELD, KEYPOINTS, SIZE
+from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.checkpoint import save_tensors
 from training.config import TEACHERS, TeacherTraining
 from training.phi.discriminator import Discriminator
@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 def bound(weights, faces):
     teacher = SuperFaceTeacher(weights)
     image = torch.nn.functional.interpolate(
-        torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)), (SIZE, SIZE), mode="bilinear"
+        torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)), (NETWORK, NETWORK), mode="bilinear"
     )[0]
     return teacher, teacher.prepare(image, torch.from_numpy(faces[0]))
 
@@ -49,7 +49,7 @@ def test_landmarks_alone_drive_it(bound, faces):
     landmarks = torch.from_numpy(faces[:1]).repeat(5, 1, 1)
     landmarks[1:, :, 0] += 0.1
     made = teacher.render(identity, landmarks)
-    assert made.frames.shape == (5, 3, SIZE, SIZE)
+    assert made.frames.shape == (5, 3, NETWORK, NETWORK)
     assert made.keypoints.shape == (5, KEYPOINTS, 3)
     assert made.motion_field.shape == (5, FIELD, FIELD, 2)
     assert made.occlusion.shape == (5, 1, FIELD, FIELD)
@@ -149,6 +149,6 @@ def test_a_student_is_distilled_from_it(bound, faces, tmp_path, monkeypatch):
     error = (result.driver(torch.from_numpy(landmarks[:8])) - torch.from_numpy(result.training.keypoints)).norm(dim=-1)
     assert error.mean() < 0.02
     assert asked
-    assert set(asked) == {torch.Size([2, 3, SIZE, SIZE])}
+    assert set(asked) == {torch.Size([2, 3, NETWORK, NETWORK])}
     notes = [json.dumps(entry) for entry in result.history]
     assert any('"gan"' in note for note in notes)

@@ -20,7 +20,7 @@ from edge.driving.models import Progress, find_landmarker, say
 from edge.errors import InputError, MissingRuntimeError
 from edge.motion import EYES
 from edge.preprocess import NEUTRAL, Crop, crop_image, face_crop, face_height, from_crop, load_image, to_crop
-from edge.spec import SIZE
+from edge.spec import CROP
 from edge.topology import (
     CHIN,
     FACE_OVAL,
@@ -385,7 +385,7 @@ def _starts(side: float, window: float) -> NDArray[np.float64]:
 def _detect_in(image: NDArray[np.uint8], crop: Crop, landmarker: Landmarker) -> list[NDArray[np.float32]]:
     """Faces inside a square of the image, in image pixels."""
     return [
-        from_crop(to_crop(face, Crop(0.0, 0.0, float(SIZE))), crop)
+        from_crop(to_crop(face, Crop(0.0, 0.0, float(CROP))), crop)
         for face in landmarker.detect(crop_image(image, crop))
     ]
 
@@ -522,8 +522,8 @@ def _doubts(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> list[st
         landmarks: float [478, 3], crop coordinates.
     """
     grey = np.asarray(Image.fromarray(image).convert("L"), dtype=np.float64)
-    points = (landmarks[:, :2] + 1) * ((SIZE - 1) / 2)
-    y, x = np.mgrid[:SIZE, :SIZE]
+    points = (landmarks[:, :2] + 1) * ((CROP - 1) / 2)
+    y, x = np.mgrid[:CROP, :CROP]
 
     def around(centre: NDArray[np.floating], radius: float) -> float:
         inside = grey[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= max(radius, 1.0) ** 2]
@@ -548,7 +548,7 @@ def _doubts(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> list[st
     if lips > OPEN_MOUTH:
         doubts.append("The mouth is open: its inside will stay when the lips close. Give a photo with closed lips.")
     low, high = (points[FACE_OVAL].min(axis=0), points[FACE_OVAL].max(axis=0))
-    left, top, right, bottom = np.clip([*low, *high], 0, SIZE - 1).astype(int)
+    left, top, right, bottom = np.clip([*low, *high], 0, CROP - 1).astype(int)
     face = Image.fromarray(image).convert("L").crop((left, top, right + 1, bottom + 1))
     values, soft = (np.asarray(p, dtype=np.float64) for p in (face, face.filter(ImageFilter.GaussianBlur(1.5))))
     if np.percentile(values, 95) < DARK:
@@ -569,7 +569,7 @@ def _mouth_line(image: NDArray[np.uint8], points: NDArray[np.floating]) -> float
     grey = np.asarray(Image.fromarray(image).convert("L").filter(smooth), dtype=np.float64)
     across = right + np.linspace(0.2, 0.8, 13)[:, None, None] * (left - right)
     down = np.linspace(-0.45, 0.45, 19)[:, None] * (points[OUTER_LOWER_LIP] - points[OUTER_UPPER_LIP])[4]
-    x, y = np.moveaxis(np.clip((across + down).round().astype(int), 0, SIZE - 1), -1, 0)
+    x, y = np.moveaxis(np.clip((across + down).round().astype(int), 0, CROP - 1), -1, 0)
     profiles = grey[y, x]
     around = np.median(profiles, axis=1)
     return float(np.median((around - profiles[:, 4:15].min(axis=1)) / np.maximum(around, 1.0)))

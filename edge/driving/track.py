@@ -25,7 +25,7 @@ from edge.driving.video import Clip, read_video
 from edge.errors import InputError, SpecError
 from edge.motion import MAX_ZOOM, RESTLESS, Mouth, Retargeter, unrest
 from edge.preprocess import Crop, crop_image, face_crop, face_height, from_crop, to_crop
-from edge.spec import SIZE
+from edge.spec import CROP
 from edge.topology import CHIN, FOREHEAD_TOP, LANDMARKS
 
 TRACK_SUFFIX = ".npz"
@@ -477,7 +477,7 @@ def _look(
     if window is None:
         return finder.detect(image, step_ms=step_ms)
     part = crop_image(image, window)
-    whole = Crop(0.0, 0.0, float(SIZE))
+    whole = Crop(0.0, 0.0, float(CROP))
     return [from_crop(to_crop(f, whole), window) for f in finder.detect(part, step_ms=step_ms)]
 
 

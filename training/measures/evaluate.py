@@ -27,7 +27,7 @@ from edge.driving.landmarks import Landmarker
 from edge.errors import InputError
 from edge.motion import Retargeter, fit_similarity, head_angles
 from edge.preprocess import Crop, to_crop
-from edge.spec import SIZE
+from edge.spec import CROP
 from training.checkpoint import write_text
 from training.measures.evaluators import load_identity, load_lpips
 from training.measures.metrics import energy
@@ -105,7 +105,7 @@ class Judge:
     def _find(self, frame: torch.Tensor) -> np.ndarray | None:
         picture = (frame.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
         faces = self.landmarker.detect(np.ascontiguousarray(picture))
-        return to_crop(faces[0], Crop(0.0, 0.0, float(SIZE))) if faces else None
+        return to_crop(faces[0], Crop(0.0, 0.0, float(CROP))) if faces else None
 
 
 def pose_distance(face: np.ndarray, reference: np.ndarray) -> float:
@@ -162,7 +162,7 @@ def evaluate_teachers(
     Raises:
         InputError: when none of the clips is there.
     """
-    found = Clips(shards, size=SIZE, only=names)
+    found = Clips(shards, size=CROP, only=names)
     clips = [read_clip(found, index, frames=frames) for index in range(len(found.keys))]
     if missing := sorted(set(names) - {clip.name.split("__")[0] for clip in clips}):
         raise InputError(f"{shards} holds no clip named {', '.join(missing)}.")

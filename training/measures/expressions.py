@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from edge.bundle import ExpressionRow
 from edge.driving.procedural import Controls, pose_face
-from edge.spec import SIZE
+from edge.spec import NETWORK
 from edge.topology import LOCAL
 from training.student.losses import LEFT_EYE, LIPS, RIGHT_EYE, box_around
 from training.teachers import Identity, Teacher
@@ -117,7 +117,7 @@ def measure_expressions(made: torch.Tensor, lesson: Lesson) -> tuple[ExpressionR
         for head in range(len(HEADS)):
             for points in BOXES[expression.part]:
                 both = lesson.local_landmarks[head, [0, at]][:, points]
-                down, across = (inside.any(0) for inside in box_around(both, SIZE))
+                down, across = (inside.any(0) for inside in box_around(both, NETWORK))
                 wanted, found = (
                     frames[head, at][:, down][:, :, across].float() - frames[head, 0][:, down][:, :, across].float()
                     for frames in (lesson.frames, made)
@@ -162,7 +162,7 @@ def draw_closeups(made: torch.Tensor, lesson: Lesson) -> np.ndarray:
         x = column * (TILE + 2) + 1
         write.text((x + 4, 4), name, font=font, fill=(220, 220, 220))
         for head in range(len(HEADS)):
-            points = (lesson.local_landmarks[head] + 1) * ((SIZE - 1) / 2)
+            points = (lesson.local_landmarks[head] + 1) * ((NETWORK - 1) / 2)
             # Every tile of a head pose at one scale: a little more than the eyes are apart.
             wide = float(points[0, eyes, 0].amax() - points[0, eyes, 0].amin()) * 1.15
             seen = points[at, LIPS if part == "mouth" else eyes]

@@ -35,7 +35,7 @@ from edge.driving.track import MOST_FACES, track_clip
 from edge.driving.video import Clip, read_video
 from edge.errors import InputError, SuperFaceError
 from edge.preprocess import Crop, crop_image
-from edge.spec import SIZE
+from edge.spec import CROP
 from training.checkpoint import write_text
 from training.phi.shards import ClipFrames, write_clip, write_shard
 
@@ -285,7 +285,7 @@ def _pose(source: Source, settings: Settings) -> tuple[ClipFrames, float]:
 
     portrait = read_portrait(source.path)
     enlarged = _enlarged(portrait.crop, settings)
-    small = crop_image(portrait.image, Crop(0.0, 0.0, float(SIZE)), 256)
+    small = crop_image(portrait.image, Crop(0.0, 0.0, float(CROP)), 256)
     _sharp(_detail(small, portrait.landmarks))
     count = min(POSES, settings.frames)
     seed = train_seed(int(hashlib.sha256(source.key.encode()).hexdigest()[:6], 16))

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from edge.spec import FIELD, KEYPOINTS, SIZE
+from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.student.network import Student, identity_grid, warp
 
-REST = 0.6 * 2 / (SIZE - 1)
+REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
 RIDGE, NARROW = 1e-2, 2.0
 """Weight of the mixer's ridge, and how much narrower its bells are than the median distance of two poses.
@@ -80,7 +80,7 @@ def find_matte(field: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
     shift = (field - identity_grid(FIELD).to(field)).norm(dim=-1, keepdim=True)
     much &= (shift * moving).flatten(1).sum(1) / moving.flatten(1).sum(1).clamp(min=1) > 8 * REST
     if not much.any():
-        return field.new_ones(1, 1, SIZE, SIZE)
+        return field.new_ones(1, 1, NETWORK, NETWORK)
     counts = field.new_zeros(2, MATTE * MATTE)
     for one, mask in zip(field[much].split(32), moving[much].split(32), strict=True):
         fine = F.interpolate(one.permute(0, 3, 1, 2), (MATTE, MATTE), mode="bilinear", align_corners=True)
@@ -92,7 +92,7 @@ def find_matte(field: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         counts[1].index_add_(0, place, still.float() * (1 - moves))
     counts = F.avg_pool2d(counts.view(1, 2, MATTE, MATTE), 3, 1, 1)
     matte = counts[:, 0:1] / (counts.sum(1, keepdim=True) + 1e-3)
-    return F.interpolate(matte, (SIZE, SIZE), mode="bilinear", align_corners=True).clamp(0, 1)
+    return F.interpolate(matte, (NETWORK, NETWORK), mode="bilinear", align_corners=True).clamp(0, 1)
 
 
 def find_inside(matte: torch.Tensor, reach: int = 16) -> torch.Tensor:
@@ -132,7 +132,7 @@ def find_canvas(frames: np.ndarray, moving: torch.Tensor, photo: torch.Tensor, *
     rows = np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int)
     for row in rows:
         near = F.max_pool2d(moving[row].permute(2, 0, 1)[None], 3, 1, 1)
-        rests = 1 - F.interpolate(near, (SIZE, SIZE), mode="bilinear", align_corners=True)
+        rests = 1 - F.interpolate(near, (NETWORK, NETWORK), mode="bilinear", align_corners=True)
         frame = torch.from_numpy(np.array(frames[row])).to(photo)[None] / 255
         total += frame * rests
         weight += rests
@@ -177,7 +177,7 @@ def refine_layers(
         rows = choose.choice(len(frames), min(batch, len(frames)), replace=False)
         wanted = torch.from_numpy(np.array(frames[rows])).to(device).float() / 255
         grid = F.interpolate(
-            field[rows].to(device).permute(0, 3, 1, 2), (SIZE, SIZE), mode="bilinear", align_corners=True
+            field[rows].to(device).permute(0, 3, 1, 2), (NETWORK, NETWORK), mode="bilinear", align_corners=True
         ).permute(0, 2, 3, 1)
         shape = (len(rows), -1, -1, -1)
         moved = warp(photo.expand(shape), grid)

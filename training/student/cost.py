@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from edge.errors import InputError
-from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LANDMARKS
 from training.config import TIERS, StudentConfig
 from training.student.network import Student
@@ -102,7 +102,7 @@ def count(build: Callable[[], Student]) -> Cost:
     modules["driver"] = DRIVER_GMACS
     gmacs = counter.get_total_flops() / 2e9 + DRIVER_GMACS
     parameters = sum(p.numel() for n, p in student.named_parameters() if not n.startswith("distributor."))
-    parameters -= 3 * SIZE * SIZE  # the photo in the layer is the person's, not learned
+    parameters -= 3 * NETWORK * NETWORK  # the photo in the layer is the person's, not learned
     return Cost(gmacs, 2 * gmacs, parameters, modules, elements.total)
 
 

@@ -35,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 from edge.errors import FidelityError, InputError
-from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_tensors, save_driver, save_student, save_tensors, write_text
 from training.config import DistilConfig, LossWeights
@@ -74,7 +74,7 @@ MOST_SETBACKS = 3
 """Times that training goes back to its last healthy state, each at half the rate, before it gives up."""
 MARGIN = 16
 """Pixels painted around a training window and not compared."""
-CELL_PX = SIZE // FIELD
+CELL_PX = NETWORK // FIELD
 SAVE_EVERY_S = 20.0
 HISTORY_EVERY_S = 3.0
 PREVIEW_EVERY_S = 45.0
@@ -157,7 +157,7 @@ def render_track(
         )
     folder.mkdir(parents=True, exist_ok=True)
     shapes = {
-        "frames": ((count, 3, SIZE, SIZE), np.uint8),
+        "frames": ((count, 3, NETWORK, NETWORK), np.uint8),
         "keypoints": ((count, KEYPOINTS, 2), np.float32),
         "local_landmarks": ((count, LOCAL_LANDMARKS, 2), np.float32),
         "motion_field": ((count, FIELD, FIELD, 2), np.float32),
@@ -266,12 +266,12 @@ def _window(step: int, config: DistilConfig) -> tuple[Window, Window]:
     A quarter of the pixels costs a quarter of the time, so four times as many poses are seen. The margin keeps
     the convolutions' padding, which a whole frame has at its border alone, out of the comparison.
     """
-    if config.window >= SIZE:
-        whole = Window(0, 0, SIZE)
+    if config.window >= NETWORK:
+        whole = Window(0, 0, NETWORK)
         return whole, whole
     size = config.window + 2 * MARGIN
     rng = np.random.default_rng((config.seed, 1, step))
-    top, left = (CELL_PX * int(place) for place in rng.integers(0, (SIZE - size) // CELL_PX + 1, 2))
+    top, left = (CELL_PX * int(place) for place in rng.integers(0, (NETWORK - size) // CELL_PX + 1, 2))
     return Window(top + MARGIN, left + MARGIN, config.window), Window(top, left, size)
 
 
@@ -413,7 +413,7 @@ def distil(
     matte = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
     inside = find_inside(matte)
     # The photo in the layer stays itself: to learn it is to average misplacements into soft skin. Nor gets it holes.
-    learned = torch.cat([torch.zeros(1, 3, SIZE, SIZE), (~inside).float()], 1).to(device)
+    learned = torch.cat([torch.zeros(1, 3, NETWORK, NETWORK), (~inside).float()], 1).to(device)
     resumed = _resume(checkpoint, made_by, student, optimiser, average)
     if resumed:
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
@@ -468,7 +468,7 @@ def distil(
             note: dict[str, float] = {}
         else:
             whole = head_pose is not None and step % WHOLE_EVERY == 0
-            window, around = _window(step, replace(config, window=SIZE) if whole else config)
+            window, around = _window(step, replace(config, window=NETWORK) if whole else config)
             batch = _load(training._replace(frames=window.of(training.frames)), rows, student, config)
             features = student.distributor(volume)
             inner = slice(window.top - around.top, window.top - around.top + window.size)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from edge import topology as topo
-from edge.spec import SIZE
+from edge.spec import NETWORK
 from training.config import LossWeights
 from training.student.network import Motion, Window
 from training.teachers import Discriminator
@@ -151,7 +151,7 @@ def motion_loss(motion: Motion, field: torch.Tensor, occlusion: torch.Tensor, mo
     """
     distance = (motion.field - field).abs().sum(-1, keepdim=True)
     seen = F.binary_cross_entropy(motion.occlusion.clamp(1e-4, 1 - 1e-4), occlusion)
-    return SIZE / 2 * (distance * (0.05 + 0.95 * moving)).mean() + 0.5 * seen
+    return NETWORK / 2 * (distance * (0.05 + 0.95 * moving)).mean() + 0.5 * seen
 
 
 def student_loss(
@@ -169,7 +169,7 @@ def student_loss(
 
     With a window, both `frames` and `teacher_frames` show that part alone, and no head pose is compared.
     """
-    boxes = local_boxes(local_landmarks, SIZE, window=window)
+    boxes = local_boxes(local_landmarks, NETWORK, window=window)
     none = frames.new_zeros(())
     reconstruction = reconstruction_loss(frames, teacher_frames)
     multi_scale = multi_scale_loss(frames, teacher_frames)

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, SIZE
+from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LOCAL
 from training.config import StudentConfig
 from training.teachers import Identity
@@ -43,7 +43,7 @@ SIGMA = 0.1
 """Width of a heat-map's bell, in crop coordinates (the crop is 2 wide)."""
 FINE = 128
 """Width and height of the generator's last maps; pixel shuffle by 4 makes the frame."""
-SHUFFLE = SIZE // FINE
+SHUFFLE = NETWORK // FINE
 FADING = 0.05
 """Of what a unit reached lately, the share that a step forgets."""
 AWAKE = 0.05
@@ -86,7 +86,7 @@ class Window(NamedTuple):
 
     def of(self, maps: torch.Tensor) -> torch.Tensor:
         """This part of maps [N, C, S, S] that show the whole frame at any size."""
-        cell = SIZE // maps.shape[-1]
+        cell = NETWORK // maps.shape[-1]
         top, left, size = self.top // cell, self.left // cell, self.size // cell
         return maps[..., top : top + size, left : left + size]
 
@@ -132,7 +132,7 @@ def enlarge(field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
     """
     cells = field.permute(0, 3, 1, 2)
     if window is None:
-        pixels = F.interpolate(cells, size=(SIZE, SIZE), mode="bilinear", align_corners=True)
+        pixels = F.interpolate(cells, size=(NETWORK, NETWORK), mode="bilinear", align_corners=True)
     else:
         weights = _pixels_from_cells(field.device)
         down, across = (weights[start : start + window.size] for start in (window.top, window.left))
@@ -144,7 +144,7 @@ def enlarge(field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
 def _pixels_from_cells(device: torch.device) -> torch.Tensor:
     """What each pixel takes of each cell along one axis: [512, 64]."""
     cells = torch.eye(FIELD, device=device)[None]
-    return F.interpolate(cells, size=SIZE, mode="linear", align_corners=True)[0].T
+    return F.interpolate(cells, size=NETWORK, mode="linear", align_corners=True)[0].T
 
 
 def heatmaps(points: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
@@ -407,8 +407,8 @@ class Student(nn.Module):
         self.basis = nn.Linear(config.code_size, FIELD * FIELD * 2)
         self.motion_trunk = DenseMotionTrunk(config.motion_channels, POINTS + 1 + 2 + 1)
         self.generator = Generator(config)
-        self.layer = nn.Parameter(torch.zeros(1, 4, SIZE, SIZE))
-        self.canvas = nn.Parameter(torch.zeros(1, 3, SIZE, SIZE))
+        self.layer = nn.Parameter(torch.zeros(1, 4, NETWORK, NETWORK))
+        self.canvas = nn.Parameter(torch.zeros(1, 3, NETWORK, NETWORK))
         self.distributor = AppearanceDistributor(config.volume_channels, config.feature_channels)
         nn.init.zeros_(self.basis.bias)
         nn.init.normal_(self.basis.weight, std=1e-3)

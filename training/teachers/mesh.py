@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edge import topology as topo
 from edge.motion import fit_similarity
-from edge.spec import FIELD, KEYPOINTS, SIZE
+from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.student.driver import Driver
 from training.teachers import Identity, Rendering
 from training.teachers.proxy import (
@@ -358,9 +358,9 @@ def _compose(
     """Background, then the head, what shows through its holes, and the lids."""
     device = proxy.atlas.device
     vertices, triangles, attributes = _merge([head], device)
-    front = rasterise(vertices, triangles, height=SIZE, width=SIZE)
+    front = rasterise(vertices, triangles, height=NETWORK, width=NETWORK)
     covered = front.covered
-    ticks = torch.arange(SIZE, device=device, dtype=torch.float32)
+    ticks = torch.arange(NETWORK, device=device, dtype=torch.float32)
     identity = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1)
     position = torch.where(covered[..., None], front.interpolate(triangles, attributes[:, :2].contiguous()), identity)
 
@@ -385,8 +385,8 @@ def _compose(
 
 def _box(vertices: torch.Tensor) -> tuple[int, int, int, int] | None:
     """Pixels that vertices [V, 3] may touch: top, bottom, left, right; None when none of the frame."""
-    low = (vertices[:, :2].amin(0).floor().long() - 1).clamp(0, SIZE).tolist()
-    high = (vertices[:, :2].amax(0).ceil().long() + 2).clamp(0, SIZE).tolist()
+    low = (vertices[:, :2].amin(0).floor().long() - 1).clamp(0, NETWORK).tolist()
+    high = (vertices[:, :2].amax(0).ceil().long() + 2).clamp(0, NETWORK).tolist()
     if high[0] - low[0] < 2 or high[1] - low[1] < 2:
         return None
     return low[1], high[1], low[0], high[0]
@@ -463,8 +463,8 @@ def _lay_lid(
 def _coarse_motion(position: torch.Tensor, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions [512, 512, 2] in pixels → field [64, 64, 2] in crop coordinates and occlusion [1, 64, 64]."""
     # Nine taps around each cell's centre; displacements are averaged, so rounding the taps costs nothing.
-    cells = torch.linspace(0, SIZE - 1, FIELD, device=position.device)
-    taps = (cells[:, None] + torch.tensor([-2.0, 0.0, 2.0], device=position.device)).round().clamp(0, SIZE - 1)
+    cells = torch.linspace(0, NETWORK - 1, FIELD, device=position.device)
+    taps = (cells[:, None] + torch.tensor([-2.0, 0.0, 2.0], device=position.device)).round().clamp(0, NETWORK - 1)
     index = taps.long().reshape(-1)
     own = torch.stack(torch.meshgrid(taps.reshape(-1), taps.reshape(-1), indexing="xy"), -1)
     moved = (position[index][:, index] - own).view(FIELD, 3, FIELD, 3, 2)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import Delaunay
 
 from edge import topology as topo
-from edge.spec import KEYPOINTS, SIZE
+from edge.spec import KEYPOINTS, NETWORK
 from training.teachers.matte import cut_out
 from training.teachers.raster import rasterise
 
@@ -18,8 +18,8 @@ Array = NDArray[np.float32]
 
 _SPACING = 20  # pixels between the net's points around the face
 PANEL = 128  # the atlas is the photo with one row of square panels below it
-HALF = (SIZE - 1) / 2
-_RIGHT_EYE_PANEL, _LEFT_EYE_PANEL, MOUTH_PANEL, LID_PANEL = ((i * PANEL, SIZE) for i in range(4))
+HALF = (NETWORK - 1) / 2
+_RIGHT_EYE_PANEL, _LEFT_EYE_PANEL, MOUTH_PANEL, LID_PANEL = ((i * PANEL, NETWORK) for i in range(4))
 
 
 class Eye(NamedTuple):
@@ -150,7 +150,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     _, down = _face_axes(points)
     layers = cut_out(image, points)
     matte = layers.matte.copy()
-    face = np.zeros((SIZE, SIZE), np.uint8)
+    face = np.zeros((NETWORK, NETWORK), np.uint8)
     cv2.fillPoly(face, [points[topo.FACE_OVAL, :2].round().astype(np.int32)], 1)
     matte = np.maximum(matte, cv2.erode(face, np.ones((9, 9), np.uint8)).astype(np.float32))
     # Colours of the cut-out alone, so that cut-out over background gives the photo back.
@@ -177,7 +177,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     radius = np.hypot(offset @ across / width, offset @ down / height)
     low = (net[:, :2] - points[topo.CHIN, :2]) @ down / height
     follow = (1 - smoothstep(radius, 1.0, 1.7)) * (1 - smoothstep(low, -0.12, 0.42))
-    follow *= smoothstep((SIZE - 1 - net[:, 1]) / height, 0.0, 0.2)  # the picture's lower edge holds the body
+    follow *= smoothstep((NETWORK - 1 - net[:, 1]) / height, 0.0, 0.2)  # the picture's lower edge holds the body
     spread = blend * np.exp(-((nearest / (0.16 * height)) ** 2))[:, None]
     moving = (follow > 1e-3) | (spread.sum(1) > 1e-2)
     outline = moving[np.clip(triangles - len(_FACE), 0, None)] | (triangles < len(_FACE))
@@ -186,7 +186,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     gap = np.linalg.norm(points[13] - points[14]) / np.linalg.norm(points[61] - points[291])
     skin_mask = cv2.erode(face, np.ones((25, 25), np.uint8)) > 0
     skin = np.median(image[skin_mask], 0) / 255 if skin_mask.any() else np.full(3, 0.5)
-    panels = np.zeros((PANEL, SIZE, 4), np.float32)
+    panels = np.zeros((PANEL, NETWORK, 4), np.float32)
     for eye in EYES:
         panels[:, eye.panel[0] : eye.panel[0] + PANEL] = _eye_panel(image, points, eye)
         top, bottom = eye.lid_rows
@@ -200,8 +200,8 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     at_rest = torch.from_numpy(np.concatenate([points[:468], net]).astype(np.float32))
     at_rest[: len(_FACE), 2] += torch.from_numpy(flatter)
     # The mesh has holes at eyes and mouth: an eye of the photo must not stay behind either.
-    swept = np.maximum(rasterise(at_rest, mesh, height=SIZE, width=SIZE).covered.cpu().numpy(), face)
-    below = (np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), -1) - points[topo.CHIN, :2]) @ down / height
+    swept = np.maximum(rasterise(at_rest, mesh, height=NETWORK, width=NETWORK).covered.cpu().numpy(), face)
+    below = (np.stack(np.meshgrid(np.arange(NETWORK), np.arange(NETWORK)), -1) - points[topo.CHIN, :2]) @ down / height
     return Proxy(
         atlas=atlas.to(device),
         photo=torch.from_numpy(image).permute(2, 0, 1).float().div(255).to(device),
@@ -248,7 +248,7 @@ def _spread_net(points: Array) -> tuple[Array, NDArray[np.int64]]:
         net float32 [E, 3] (z still 0) and int64 [F, 3] over face points 0..467 and then the net.
     """
     oval = points[topo.FACE_OVAL, :2]
-    ticks = np.linspace(0, SIZE - 1, SIZE // _SPACING + 1)
+    ticks = np.linspace(0, NETWORK - 1, NETWORK // _SPACING + 1)
     grid = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
     contour = oval.astype(np.float32).reshape(-1, 1, 2)
     signed = np.array([cv2.pointPolygonTest(contour, (float(x), float(y)), True) for x, y in grid])
@@ -348,7 +348,7 @@ def _blur_px(image: NDArray[np.uint8], points: Array) -> float:
     From the share of the face's contrast that is finer than three pixels: 0.1 in most sharp portraits, 0.03, 0.012
     and 0.004 for the same blurred over two, four and eight pixels.
     """
-    oval = np.clip(points[topo.FACE_OVAL, :2], 0, SIZE - 1)
+    oval = np.clip(points[topo.FACE_OVAL, :2], 0, NETWORK - 1)
     (left, top), (right, bottom) = oval.min(0).astype(int), oval.max(0).astype(int)
     grey = cv2.cvtColor(image[top : bottom + 1, left : right + 1], cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine = float((grey - cv2.GaussianBlur(grey, (0, 0), 1.5)).std() / max(float(grey.std()), 1.0))

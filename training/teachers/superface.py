@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from edge.errors import InputError
-from edge.spec import FIELD, SIZE
+from edge.spec import FIELD, NETWORK
 from training.checkpoint import load_tensors
 from training.config import TeacherConfig
 from training.phi.discriminator import Discriminator
@@ -102,7 +102,7 @@ class SuperFaceTeacher:
                 source_local=bound.source.local.expand(len(rows), -1, -1),
                 driving_local=face.local,
             )
-            parts.append((_at(frames, SIZE).clamp(0, 1), driving.points, *_flat(flow)))
+            parts.append((_at(frames, NETWORK).clamp(0, 1), driving.points, *_flat(flow)))
         return Rendering(*(torch.cat(values).cpu() for values in zip(*parts, strict=True)))
 
     def driver(self, identity: Identity) -> None:
@@ -112,7 +112,7 @@ class SuperFaceTeacher:
     @property
     def discriminator(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Frames, or square windows of frames of 512 px, in; realness of all patches out (1 = real): [N, P]."""
-        shrink = SIZE // self.network.config.size
+        shrink = NETWORK // self.network.config.size
 
         def judge(frames: torch.Tensor) -> torch.Tensor:
             small = F.avg_pool2d(frames, shrink) if shrink > 1 else frames
