@@ -44,7 +44,7 @@ def cut_out(image: np.ndarray, points: np.ndarray) -> Layers:
     rim = size / 48
     fade = np.clip(1 - away / rim, 0, 1)
     matte = np.maximum(matte, fade * fade * (3 - 2 * fade)).astype(np.float32)
-    return Layers(matte, _fill(image, away > 0.9 * rim))
+    return Layers(matte, _fill(image, away > 1.4 * rim))
 
 
 @lru_cache(maxsize=1)
