@@ -7,8 +7,9 @@ import numpy as np
 
 from edge.bundle import Floats, GoldenCamera
 from edge.driving.procedural import showcase
-from edge.motion import LiveFilter, Retargeter, face_frame
-from edge.preprocess import Crop, face_crop, from_crop, to_crop
+from edge.judges.check import follow
+from edge.motion import face_frame
+from edge.preprocess import Crop, face_crop, from_crop
 
 POSES = ("neutral", "yaw -15", "yaw +15", "pitch +20", "blink", "jaw half", "smile, teeth", "oh")
 """Between them they move everything."""
@@ -49,9 +50,6 @@ def golden_motion(source_landmarks: Floats, poses: Sequence[str] = POSES) -> Gol
     neutral, seen = pixels[0], pixels[1:]
     crop = face_crop(neutral, _PICTURE)
     seconds = tuple(round(index / FPS, 6) for index in range(len(seen)))
-    calm = LiveFilter()
-    driving = to_crop(seen, crop)
-    live = np.stack([calm(face, second) for face, second in zip(driving, seconds, strict=True)])
-    retarget = Retargeter(source_landmarks=source_landmarks, driving_neutral=to_crop(neutral, crop))
+    live, landmarks = follow(neutral, seen, crop, seconds, source_landmarks)
     camera = GoldenCamera(*_PICTURE, float(crop.x), float(crop.y), float(crop.size), seconds)
-    return GoldenMotion(camera, neutral, seen, live, retarget(driving))
+    return GoldenMotion(camera, neutral, seen, live, landmarks)

@@ -162,6 +162,26 @@ def check(
     return CheckReport(manifest.name, len(manifest.files), rungs, driver_error, tuple(rows), tuple(skipped), lacking)
 
 
+def follow(
+    neutral: bundles.Floats, seen: bundles.Floats, crop: Crop, seconds: Sequence[float], source: bundles.Floats
+) -> tuple[bundles.Floats, bundles.Floats]:
+    """What a port makes of a camera's landmarks.
+
+    Args:
+        neutral: float32 [478, 3], pixels: the driver at rest.
+        seen: float32 [T, 478, 3], pixels.
+        crop: the driver's, in that picture.
+        seconds: T times at which they were seen.
+        source: float32 [478, 3], the avatar's own, crop coordinates.
+
+    Returns:
+        float32 [T, 478, 3] each, crop coordinates: filtered as they come; and retargeted to the avatar, unfiltered.
+    """
+    driving, calm = to_crop(seen, crop), LiveFilter()
+    live = np.stack([calm(face, second) for face, second in zip(driving, seconds, strict=True)])
+    return live, Retargeter(source_landmarks=source, driving_neutral=to_crop(neutral, crop))(driving)
+
+
 def climb(bundle: str | os.PathLike[str], manifest: bundles.Manifest) -> tuple[Rung, ...]:
     """What a port does before the driver, one step after the other, each from golden values.
 
@@ -177,9 +197,7 @@ def climb(bundle: str | os.PathLike[str], manifest: bundles.Manifest) -> tuple[R
     source = bundles.read_array(bundle, manifest, "identity/landmarks.f32")
     try:
         found = face_crop(neutral, (camera.width, camera.height))
-        driving, calm = to_crop(seen, crop), LiveFilter()
-        live = np.stack([calm(face, second) for face, second in zip(driving, camera.seconds, strict=True)])
-        moved = Retargeter(source_landmarks=source, driving_neutral=to_crop(neutral, crop))(driving)
+        live, moved = follow(neutral, seen, crop, camera.seconds, source)
     except InputError as error:
         raise BundleError(f"The golden landmarks of {manifest.name} are no face ({error}).") from error
     errors = {
