@@ -60,22 +60,17 @@ from training.student.distill import distil
 from training.student.network import (
     CELL,
     FINE,
-    HEATMAP,
-    POINTS,
     SHUFFLE,
     AppearanceDistributor,
-    Code,
     DenseMotionTrunk,
     Generator,
-    Mixer,
     Motion,
+    Network,
     Painted,
     Student,
-    Window,
-    heatmaps,
     resize,
-    warp,
 )
+from training.student.person import HEATMAP, POINTS, Code, Mixer, Person, Pose, Window, warp
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -135,9 +130,8 @@ class Blind(Generator):
 class WideTrunk(DenseMotionTrunk):
     """Its last maps at 64 px instead of 32."""
 
-    def forward(self, heat: torch.Tensor, offsets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, heat: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `DenseMotionTrunk.forward`, both at 64 px."""
-        place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.channels, HEATMAP, HEATMAP)
         with self._scope(heat):
             skip = self.entered(self.enter(heat))
             x = self.upper(self.up(resize(self.deepest(self.deep(self.down(skip))), HEATMAP)) + skip)
@@ -145,20 +139,18 @@ class WideTrunk(DenseMotionTrunk):
             return x.float(), self.heads(x).float()
 
 
-class WideMotion(Student):
+class WideMotion(Network):
     """Chooses among candidate motions in each of 64 × 64 cells."""
 
-    def motion(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Motion:
-        """As `Student.motion`."""
-        code = self.code(keypoints, local_landmarks)
-        base = self.basis(code.share).reshape(-1, FIELD * FIELD, 2)
-        hints, heads = self.motion_trunk(heatmaps(code.aligned, self.axis) - self.source_heat, code.offsets)
+    def motion(self, code: Code) -> Motion:
+        """As `Network.motion`."""
+        base = code.base.flatten(2).transpose(1, 2)
+        hints, heads = self.motion_trunk(code.heat, code.place)
         assignment = torch.softmax(heads[:, : POINTS + 1].flatten(2).transpose(1, 2), -1)
         mixed = torch.bmm(assignment[:, :, :POINTS], -code.offsets) + assignment[:, :, POINTS:] * base
         still = mixed.transpose(1, 2).reshape(-1, 2, FIELD, FIELD) + heads[:, POINTS + 1 : POINTS + 3] * CELL
-        turned = code.turned.reshape(-1, FIELD, FIELD, 2)
-        moved = warp(torch.cat([still, heads[:, POINTS + 3 :], hints], 1), turned)
-        return Motion(turned + moved[:, 0:2].permute(0, 2, 3, 1), torch.sigmoid(moved[:, 2:3]), moved[:, 3:])
+        moved = warp(torch.cat([still, heads[:, POINTS + 3 :], hints], 1), code.turned)
+        return Motion(code.turned + moved[:, 0:2].permute(0, 2, 3, 1), torch.sigmoid(moved[:, 2:3]), moved[:, 3:])
 
 
 class FewInputs(Mixer):
@@ -169,60 +161,49 @@ class FewInputs(Mixer):
         return super().features(x * self.heard)
 
 
-class FewKeypoints(Student):
+class FewPoints(Pose):
+    """Every second keypoint counts for the pose, and lies where it is in the source otherwise."""
+
+    def align(self, points: torch.Tensor, pose: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """As `Pose.align`."""
+        aligned = super().align(points, pose)
+        return self.rest + (aligned - self.rest) * self.heard if points.shape[1] == POINTS else aligned
+
+
+def _few_keypoints(student: Student) -> None:
     """Every second keypoint alone moves anything but the head's pose."""
-
-    def __init__(self, config: StudentConfig) -> None:
-        super().__init__(config)
-        heard = torch.ones(1, POINTS, 2)
-        heard[:, 1:KEYPOINTS:2] = 0
-        self.register_buffer("heard", heard, persistent=False)
-        self.mixer.__class__ = FewInputs
-        self.mixer.register_buffer("heard", torch.cat([heard, heard[:, :KEYPOINTS]], 1).flatten(1), persistent=False)
-
-    def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
-        """As `Student.code`."""
-        code = super().code(keypoints, local_landmarks)
-        offsets = code.offsets * self.heard
-        return Code(self.source_points + offsets, offsets, code.share, code.turned)
+    heard = torch.ones(1, POINTS, 2)
+    heard[:, 1:KEYPOINTS:2] = 0
+    person = student.person
+    person.pose.__class__, person.mixer.__class__ = FewPoints, FewInputs
+    person.pose.register_buffer("heard", heard, persistent=False)
+    person.pose.register_buffer("rest", person.source_points, persistent=False)  # what `bind` fills
+    person.mixer.register_buffer("heard", torch.cat([heard, heard[:, :KEYPOINTS]], 1).flatten(1), persistent=False)
 
 
-def _paint_over(
-    student: Student, draft: torch.Tensor, motion: Motion, features: torch.Tensor, window: Window | None
-) -> torch.Tensor:
-    """The frame, or a window of it, from a whole draft and warped features."""
-    hints, fine = motion.hints, FINE
-    if window:
-        draft, hints, features = window.of(draft), window.of(hints), window.of(features)
-        fine = window.size // SHUFFLE
-    painted = student.generator(features, hints, draft, fine)
-    return painted.keep * draft + painted.colour
-
-
-class SmallLayer(Student):
+class SmallLayer(Person):
     """Warps a layer of half the size, and enlarges the draft: a quarter of the pixels to place."""
 
     small: tuple[torch.Tensor, torch.Tensor] | None = None
     """Layer and canvas at half the size, once learning is over."""
 
-    def paint(self, motion: Motion, features: torch.Tensor, window: Window | None = None) -> torch.Tensor:
-        """As `Student.paint`."""
+    def draft(self, field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+        """As `Person.draft`."""
         half = NETWORK // 2
-        warped_features = warp(features, motion.field) * motion.occlusion
-        field = F.interpolate(motion.field.permute(0, 3, 1, 2), (half, half), mode="bilinear", align_corners=True)
-        small_layer, canvas = self.small or (F.avg_pool2d(self.layer, 2), F.avg_pool2d(self.canvas, 2))
-        warped = warp(small_layer.expand(len(field), -1, -1, -1), field.permute(0, 2, 3, 1))
+        field = F.interpolate(field.permute(0, 3, 1, 2), (half, half), mode="bilinear", align_corners=True)
+        layer, canvas = self.small or (F.avg_pool2d(self.layer, 2), F.avg_pool2d(self.canvas, 2))
+        warped = warp(layer.expand(len(field), -1, -1, -1), field.permute(0, 2, 3, 1))
         draft = resize(canvas + (warped[:, 0:3] - canvas) * warped[:, 3:4], NETWORK)
-        return _paint_over(self, draft, motion, warped_features, window)
+        return window.of(draft) if window else draft
 
 
-class NoLayer(Student):
-    """Paints every pixel from warped features over a canvas at rest: no photo is warped, as in the paper's student."""
+class NoLayer(Person):
+    """A canvas at rest, and no photo that is warped, as in the paper's student: every pixel is painted over it."""
 
-    def paint(self, motion: Motion, features: torch.Tensor, window: Window | None = None) -> torch.Tensor:
-        """As `Student.paint`."""
-        draft = self.canvas + 0.0 * motion.hints[:, 0:1, 0:1, 0:1]
-        return _paint_over(self, draft, motion, warp(features, motion.field) * motion.occlusion, window)
+    def draft(self, field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+        """As `Person.draft`."""
+        draft = self.canvas + 0.0 * field[:, 0:1, 0:1, 0:1]
+        return window.of(draft) if window else draft
 
 
 class PackedPhoto(AppearanceDistributor):
@@ -260,7 +241,7 @@ class Branches(nn.Module):
 
 
 def _blocks(student: Student) -> list[Any]:
-    return [block for blocks in (student.generator.coarse, student.generator.fine) for block in blocks]
+    return [block for blocks in (student.network.generator.coarse, student.network.generator.fine) for block in blocks]
 
 
 def _separate(student: Student) -> None:
@@ -284,11 +265,12 @@ def _join(student: Student) -> None:
 
 @torch.no_grad()
 def _shrink(student: Student) -> None:
-    student.small = F.avg_pool2d(student.layer, 2), F.avg_pool2d(student.canvas, 2)  # type: ignore[assignment]
+    person = student.person
+    person.small = F.avg_pool2d(person.layer, 2), F.avg_pool2d(person.canvas, 2)  # type: ignore[assignment]
 
 
 def _wide_doors(student: Student) -> None:
-    generator, fine = student.generator, student.config.fine_channels
+    generator, fine = student.network.generator, student.config.fine_channels
     generator.look = nn.Conv2d(3 * SHUFFLE**2, fine, 3, 1, 1)
     for name in ("colour", "keep"):
         door = getattr(generator, name)
@@ -299,10 +281,10 @@ def _wide_doors(student: Student) -> None:
 
 
 def _becomes(part: str, kind: type[nn.Module]) -> Callable[[Student], None]:
-    """A part of the student keeps its weights and computes as another class does."""
+    """A part of the student, say `network.generator`, keeps its weights and computes as another class does."""
 
     def change(student: Student) -> None:
-        getattr(student, part).__class__ = kind
+        student.get_submodule(part).__class__ = kind
 
     return change
 
@@ -316,16 +298,16 @@ class Design(NamedTuple):
 
     what: str
     settings: Callable[[StudentConfig], StudentConfig] = lambda config: config
-    student: type[Student] = Student
-    rebuild: Callable[[Student], None] = lambda student: None
+    rebuild: tuple[Callable[[Student], None], ...] = ()
     """Changes the student's parts after it is made."""
     finish: Callable[[Student], None] = lambda student: None
     """Puts them together for export."""
 
     def of(self, config: StudentConfig) -> Student:
         """A student of this design and these widths."""
-        student = self.student(self.settings(config))
-        self.rebuild(student)
+        student = Student.untrained(self.settings(config))
+        for change in self.rebuild:
+            change(student)
         return student
 
     def dearest(self, volume_channels: int, gflops: float) -> Student:
@@ -340,25 +322,34 @@ class Design(NamedTuple):
 
 DESIGNS = {
     "chosen": Design("plain 3 × 3 at 64 and 128 px; the photo warped at 512 px; candidates at 32 px; doors 1 × 1"),
-    "wide doors": Design("packed pixels read and written by 3 × 3", rebuild=_wide_doors),
-    "late narrow": Design("enlarged to 128 px before it is narrowed", rebuild=_becomes("generator", LateNarrow)),
+    "wide doors": Design("packed pixels read and written by 3 × 3", rebuild=(_wide_doors,)),
+    "late narrow": Design(
+        "enlarged to 128 px before it is narrowed", rebuild=(_becomes("network.generator", LateNarrow),)
+    ),
     "motion at 64": Design(
-        "candidate motions chosen at 64 px", student=WideMotion, rebuild=_becomes("motion_trunk", WideTrunk)
+        "candidate motions chosen at 64 px",
+        rebuild=(_becomes("network", WideMotion), _becomes("network.motion_trunk", WideTrunk)),
     ),
     "more coarse": Design("four blocks at 64 px, one at 128", lambda c: replace(c, coarse_blocks=4, fine_blocks=1)),
     "more fine": Design("one block at 64 px, four at 128", lambda c: replace(c, coarse_blocks=1, fine_blocks=4)),
-    "separable": Design("depthwise-separable blocks", rebuild=_separate),
-    "branched": Design("3 × 3, 1 × 1 and identity, fused at export", rebuild=_branch, finish=_join),
+    "separable": Design("depthwise-separable blocks", rebuild=(_separate,)),
+    "branched": Design("3 × 3, 1 × 1 and identity, fused at export", rebuild=(_branch,), finish=_join),
     "64 features": Design("F_2D of 64 channels instead of 32", lambda c: replace(c, feature_channels=64)),
     "packed photo": Design(
-        "F_2D is the photo, 8 × 8 pixels a cell", _pixels_for_features, rebuild=_becomes("distributor", PackedPhoto)
+        "F_2D is the photo, 8 × 8 pixels a cell",
+        _pixels_for_features,
+        (_becomes("network.distributor", PackedPhoto),),
     ),
-    "10 keypoints": Design("every second keypoint", student=FewKeypoints),
-    "blind": Design("the generator does not see the warped photo", rebuild=_becomes("generator", Blind)),
-    "layer 256": Design("the photo warped at 256 px and enlarged", student=SmallLayer, finish=_shrink),
-    "no layer": Design("no warped photo: learned features alone", student=NoLayer),
+    "10 keypoints": Design("every second keypoint", rebuild=(_few_keypoints,)),
+    "blind": Design("the generator does not see the warped photo", rebuild=(_becomes("network.generator", Blind),)),
+    "layer 256": Design(
+        "the photo warped at 256 px and enlarged", rebuild=(_becomes("person", SmallLayer),), finish=_shrink
+    ),
+    "no layer": Design("no warped photo: learned features alone", rebuild=(_becomes("person", NoLayer),)),
     "packed alone": Design(
-        "no warped photo but the packed one", _pixels_for_features, NoLayer, _becomes("distributor", PackedPhoto)
+        "no warped photo but the packed one",
+        _pixels_for_features,
+        (_becomes("person", NoLayer), _becomes("network.distributor", PackedPhoto)),
     ),
 }
 SCALE_GFLOPS = (0.75, *sorted(TIERS.values()))
@@ -384,7 +375,7 @@ class Variant(NamedTuple):
 
 def build_design(name: str, channels: int) -> Student:
     """A student of a design by its name, for an appearance volume of so many channels."""
-    return DESIGNS[name].dearest(channels, TOLERANCE * count(lambda: Student(student_config())).gflops)
+    return DESIGNS[name].dearest(channels, TOLERANCE * count(lambda: Student.untrained(student_config())).gflops)
 
 
 def sweep(variants: dict[str, Variant], table: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -424,7 +415,7 @@ def _means(variant: Variant, students: Sequence[dict[str, Any]]) -> dict[str, An
     cost = count(
         partial(build_design, variant.design, 192)
         if variant.design
-        else lambda: Student(student_config(variant.config.gflops))
+        else lambda: Student.untrained(student_config(variant.config.gflops))
     )
     alive = [row for row in students if not row.get("died")]
     row: dict[str, Any] = {

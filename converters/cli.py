@@ -228,7 +228,7 @@ def random_student(gflops: float, *, seed: int = 0, landmarks: torch.Tensor | No
     if landmarks is None:
         landmarks = torch.rand(LANDMARKS, 3) * 1.2 - 0.6
     keypoints = landmarks[torch.from_numpy(LOCAL[:KEYPOINTS])]
-    student = Student(student_config(gflops)).bind(Identity(photo, landmarks, keypoints, photo[:, None]))
+    student = Student.untrained(student_config(gflops)).bind(Identity(photo, landmarks, keypoints, photo[:, None]))
     with torch.no_grad():  # Layers that start at zero would be folded away, and animate nothing.
         for parameter in student.parameters():
             if not parameter.any():
@@ -246,7 +246,7 @@ def random_driver() -> Driver:
 
 def random_driving(student: Student, frames: int, seed: int) -> Driving:
     """Smooth seeded motion around a student's own keypoints."""
-    source = student.get_buffer("source_points")[0].numpy()
+    source = student.person.source_points[0].numpy()
     waves = np.random.default_rng(seed).normal(size=(3, *source.shape))
     time_axis = np.arange(frames)[:, None, None] / 8
     points = source + 0.03 * sum(np.sin(time_axis * (i + 1) + 6 * wave) for i, wave in enumerate(waves))

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import onnx
 
 QUANTIZED_PARTS = (
-    ("generator.enter", "generator.coarse", "generator.narrow", "generator.look", "generator.fine"),
-    ("generator.enter", "generator.coarse"),
+    tuple(f"network.generator.{part}" for part in ("enter", "coarse", "narrow", "look", "fine")),
+    tuple(f"network.generator.{part}" for part in ("enter", "coarse")),
 )
 """Convolutions to quantise, by the beginning of their weight's name: all but the last; or the 64 px half."""
 
@@ -64,8 +64,8 @@ def pack_tables(student: Student) -> Student:
         student: bound, trained; not changed.
     """
     packed = copy.deepcopy(student)
-    trunk = packed.motion_trunk
-    for table, codes in ((packed.basis, packed.mixer.shares), (trunk.place, trunk.express)):
+    person = packed.person
+    for table, codes in ((person.basis, person.mixer.shares), (person.place, person.express)):
         scale = (table.weight.abs().amax(0) / LEVELS).clamp(min=1e-12)
         table.weight.copy_((table.weight / scale).round())
         codes.weight.mul_(scale[:, None])

@@ -286,20 +286,22 @@ def half_precision(graph: StudentGraph) -> StudentGraph:
     the mixer too, whose large weights cancel each other, 21 dB.
     """
     student = copy.deepcopy(graph.student)
-    for name in ("motion_trunk", "generator"):
-        setattr(student, name, _HalfTrunk(getattr(student, name)))
+    for owner, name in ((student.person, "place"), (student.network, "motion_trunk"), (student.network, "generator")):
+        setattr(owner, name, _Half(getattr(owner, name)))
     return StudentGraph(student)
 
 
-class _HalfTrunk(nn.Module):
-    """A trunk of convolutions in fp16 with fp32 doors."""
+class _Half(nn.Module):
+    """A part of the student in fp16 with fp32 doors."""
 
-    def __init__(self, trunk: nn.Module):
+    def __init__(self, part: nn.Module):
         super().__init__()
-        self.trunk = trunk.half()
+        self.part = part.half()
 
     def forward(self, *inputs: Any) -> Any:
-        maps = self.trunk(*(value.half() if isinstance(value, torch.Tensor) else value for value in inputs))
+        maps = self.part(*(value.half() if isinstance(value, torch.Tensor) else value for value in inputs))
+        if isinstance(maps, torch.Tensor):
+            return maps.float()
         floats = [values.float() for values in maps]
         return Painted(*floats) if isinstance(maps, Painted) else tuple(floats)
 

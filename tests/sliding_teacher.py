@@ -5,7 +5,8 @@ import torch
 
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from edge.topology import LOCAL, NOSE_TIP
-from training.student.network import identity_grid, resize, warp
+from training.student.network import resize
+from training.student.person import identity_grid, warp
 from training.teachers import Identity, Rendering
 
 

@@ -8,7 +8,7 @@ from edge.spec import KEYPOINTS, LANDMARKS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LOCAL
 from training.config import StudentConfig
 from training.student.cost import count, student_cost
-from training.student.network import Window
+from training.student.person import Window
 from training.teachers import Identity
 
 SMALL = StudentConfig(16, 32, 16)
@@ -36,7 +36,7 @@ def test_a_design_draws_frames_and_their_windows(name, identity):
     assert frame.shape == (1, 3, NETWORK, NETWORK)
     assert frame.std() > 0.05
     window = Window(128, 64, 256)
-    part = student.animate(*points, student.appearance_features, window).image
+    part = student.animate(*points, window=window).image
     inner = (..., slice(64, -64), slice(64, -64))  # convolutions see what lies beyond a window's border as zero
     torch.testing.assert_close(part.clamp(0, 1)[inner], window.of(frame)[inner], atol=0.05, rtol=0)
     design.finish(student)

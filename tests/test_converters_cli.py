@@ -63,7 +63,7 @@ def test_a_run_folder_its_bundle_and_its_weights_are_one_source(random_student, 
         source = load_source(arguments(str(path)))
         assert source.name == "me"
         np.testing.assert_array_equal(source.held_out.keypoints, driving[2].keypoints)
-        assert torch.equal(source.student.layer, random_student.layer)
+        assert torch.equal(source.student.person.layer, random_student.person.layer)
         assert torch.equal(source.driver[0], random_driver()[0])
 
 

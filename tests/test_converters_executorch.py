@@ -39,7 +39,7 @@ from edge.errors import BundleError, InputError, MissingRuntimeError, ParityErro
 from edge.runtimes import installed, load_graph
 from edge.spec import KEYPOINTS_IN, LOCAL_IN, NETWORK
 from edge.topology import LOCAL
-from training.student.network import identity_grid, warp
+from training.student.person import identity_grid, warp
 
 ROOT = Path(__file__).parents[1]
 FRAMES = 4
@@ -138,7 +138,7 @@ def test_xnnpack_leaves_the_warps_and_nothing_else(programs):
 
 
 def test_a_planted_operation_is_named(random_student):
-    generator = copy.deepcopy(random_student.generator)
+    generator = copy.deepcopy(random_student.network.generator)
     generator.coarse.append(Arctangent())
     config = random_student.config
     maps = [torch.zeros(1, count, 64, 64) for count in (config.feature_channels, config.motion_channels)]
@@ -203,8 +203,8 @@ def test_packed_tables_lie_in_eight_bits(random_student):
         stored = store_tables(torch.export.export(graph, example, strict=False).module())
         levels = {name for name, tensor in stored.named_buffers() if tensor.dtype == torch.int8}
         assert {name.removesuffix("_levels").rpartition("student.")[2] for name in levels} == {
-            "basis.weight",
-            "motion_trunk.place.weight",
+            "person.basis.weight",
+            "person.place.weight",
         }
         torch.testing.assert_close(stored(*example), graph(*example), atol=1e-4, rtol=0)
         plain = torch.export.export(StudentGraph(random_student), example, strict=False).module()

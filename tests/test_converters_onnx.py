@@ -111,17 +111,17 @@ def test_tables_of_the_small_file_are_in_eight_bits(models, random_student):
 def test_packed_tables_are_right_to_half_a_level_of_each_code(random_student, seed, spread):
     torch.manual_seed(seed)
     student = copy.deepcopy(random_student)
-    student.basis.weight.normal_(std=spread)
-    student.basis.weight[:, 0] = 0
+    student.person.basis.weight.normal_(std=spread)
+    student.person.basis.weight[:, 0] = 0
     before = copy.deepcopy(student.state_dict())
     packed = pack_tables(student)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
-    assert is_packed(packed.basis.weight.numpy())
-    assert is_packed(packed.motion_trunk.place.weight.numpy())
-    x = torch.randn(1, student.mixer.shares.in_features)
-    codes = student.mixer.shares(x)
-    half = 0.5 * student.basis.weight.abs().amax(0) / LEVELS
-    error = (packed.basis(packed.mixer.shares(x)) - student.basis(codes)).abs()
+    assert is_packed(packed.person.basis.weight.numpy())
+    assert is_packed(packed.person.place.weight.numpy())
+    x = torch.randn(1, student.person.mixer.shares.in_features)
+    codes = student.person.mixer.shares(x)
+    half = 0.5 * student.person.basis.weight.abs().amax(0) / LEVELS
+    error = (packed.person.basis(packed.person.mixer.shares(x)) - student.person.basis(codes)).abs()
     assert error.max() <= 1.01 * (codes.abs() @ half) + 1e-6
 
 

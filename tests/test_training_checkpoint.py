@@ -12,8 +12,8 @@ from training.student.network import Student
 
 def test_student_survives_the_disk(tmp_path):
     torch.manual_seed(0)
-    student = Student(student_config(TIERS["nano"]))
-    student.canvas.data.uniform_()
+    student = Student.untrained(student_config(TIERS["nano"]))
+    student.person.canvas.data.uniform_()
     save_student(tmp_path / "student.safetensors", student, {"teacher": "none"})
     again, record = load_student(tmp_path / "student.safetensors")
     assert record["teacher"] == "none"

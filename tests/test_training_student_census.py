@@ -24,7 +24,7 @@ def student(random_student):
 def test_every_rectified_layer_is_counted(student, poses):
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     layers = take_census(student, *poses)
-    trunks = (student.motion_trunk, student.generator)
+    trunks = (student.network.motion_trunk, student.network.generator)
     assert len(layers) == sum(isinstance(layer, Rectifier) for trunk in trunks for layer in trunk.modules())
     assert {layer.name.split(".")[0] for layer in layers} == {"motion_trunk", "generator"}
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
@@ -35,13 +35,13 @@ def test_every_rectified_layer_is_counted(student, poses):
 def test_silent_units_and_what_never_changes_are_found(student, poses):
     healthy = {layer.name: layer for layer in take_census(student, *poses)}
     with torch.no_grad():
-        student.generator.narrow.bias[:12] = -1e3
+        student.network.generator.narrow.bias[:12] = -1e3
     found = {layer.name: layer for layer in take_census(student, *poses)}
-    silenced, units = found["generator.fine.0.enters"], student.generator.narrow.out_channels
+    silenced, units = found["generator.fine.0.enters"], student.network.generator.narrow.out_channels
     assert silenced.silent >= 12 / units > healthy["generator.fine.0.enters"].silent
     assert silenced in dying(found.values())
     with torch.no_grad():
-        student.generator.narrow.bias[:] = -1e3
+        student.network.generator.narrow.bias[:] = -1e3
     found = {layer.name: layer for layer in take_census(student, *poses)}
     assert found["generator.fine.0.enters"].silent == 1
     assert found["generator.painting"].spread < 1e-3 * found["generator.painting"].level + 1e-9
@@ -50,7 +50,7 @@ def test_silent_units_and_what_never_changes_are_found(student, poses):
 
 def test_nan_is_no_health(student, poses):
     with torch.no_grad():
-        student.generator.enter.weight[0, 0, 0, 0] = torch.nan
+        student.network.generator.enter.weight[0, 0, 0, 0] = torch.nan
     assert dying(take_census(student, *poses))
 
 

@@ -18,7 +18,8 @@ from training.student.closed_form import (
     moving_cells,
 )
 from training.student.cost import student_config
-from training.student.network import Student, identity_grid
+from training.student.network import Student
+from training.student.person import identity_grid
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_matte_and_canvas_tell_disc_from_ground(rendered, faces):
 def test_basis_and_mixer_find_unseen_slides(rendered, faces):
     identity, landmarks, rendering = rendered
     torch.manual_seed(0)
-    student = Student(student_config(TIERS["nano"])).bind(identity)
+    student = Student.untrained(student_config(TIERS["nano"])).bind(identity)
     moving = moving_cells(rendering.motion_field, rendering.occlusion)
     field = extend_field(rendering.motion_field, moving)
 
@@ -87,7 +88,7 @@ def test_basis_and_mixer_find_unseen_slides(rendered, faces):
         keypoints = track[:, torch.from_numpy(LOCAL[2 : 2 + KEYPOINTS]), :2]
         return torch.cat([keypoints, track[:, torch.from_numpy(LOCAL), :2]], 1)
 
-    fit_basis(student, points(landmarks), field, moving)
+    fit_basis(student.person, points(landmarks), field, moving)
     unseen = torch.from_numpy(sliding_track(faces[0], 4, seed=1))
     wanted = SlidingTeacher().render(identity, unseen)
     asked = points(unseen)
@@ -101,11 +102,11 @@ def test_basis_and_mixer_find_unseen_slides(rendered, faces):
 
 def test_codes_have_unit_spread_over_the_track(random_student, driving):
     points = torch.from_numpy(np.concatenate([driving[1].keypoints, driving[1].local_landmarks], 1))
-    student = copy.deepcopy(random_student)
-    fit_codes(student, points)
+    person = copy.deepcopy(random_student.person)
+    fit_codes(person, points)
     with torch.no_grad():
-        offsets = student.code(points[:, :KEYPOINTS], points[:, KEYPOINTS:]).offsets.flatten(1)
-        codes = student.motion_trunk.express(offsets)
+        offsets = person.code(points[:, :KEYPOINTS], points[:, KEYPOINTS:]).offsets.flatten(1)
+        codes = person.express(offsets)
     assert codes.mean(0).abs().max() < 1e-2
     assert codes.std(0)[0] == pytest.approx(1, rel=0.05)
     assert codes.std(0).max() < 1.1

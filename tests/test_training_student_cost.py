@@ -18,7 +18,7 @@ def test_standard_stays_under_three_million_parameters():
 
 def test_modules_add_up_to_the_whole():
     cost = student_cost(student_config(TIERS["nano"]))
-    parts = ("mixer", "basis", "motion_trunk", "generator", "driver")
+    parts = ("person.mixer", "person.basis", "person.place", "network.motion_trunk", "network.generator", "driver")
     assert sum(cost.modules[part] for part in parts) == pytest.approx(cost.gmacs, rel=0.01)
     assert cost.modules["driver"] == pytest.approx(DRIVER_GMACS)
 

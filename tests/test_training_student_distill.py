@@ -210,12 +210,12 @@ def test_a_student_of_another_design_is_taught(faces, tmp_path):
     made = []
 
     def build(channels):
-        made.append(Student(StudentConfig(16, 16, 16, coarse_blocks=1, volume_channels=channels)))
+        made.append(Student.untrained(StudentConfig(16, 16, 16, coarse_blocks=1, volume_channels=channels)))
         return made[-1]
 
     result = run(tmp_path, faces[0], config, frames=2, build=build)
     assert result.student is made[0]
-    assert len(result.student.generator.coarse) == 1
+    assert len(result.student.network.generator.coarse) == 1
     assert np.isfinite(result.fidelity.psnr_db)
 
 

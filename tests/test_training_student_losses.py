@@ -14,7 +14,8 @@ from training.student.losses import (
     sharpness_loss,
     student_loss,
 )
-from training.student.network import Motion, identity_grid
+from training.student.network import Motion
+from training.student.person import identity_grid
 
 
 @pytest.fixture(scope="module")

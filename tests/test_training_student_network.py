@@ -1,6 +1,9 @@
+import copy
+
 import pytest
 import torch
 
+from edge.errors import InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from training.config import TIERS
 from training.student.cost import student_config
@@ -8,12 +11,9 @@ from training.student.network import (
     AppearanceDistributor,
     Motion,
     Student,
-    Window,
-    heatmaps,
-    identity_grid,
     resize,
-    warp,
 )
+from training.student.person import Person, Window, heatmaps, identity_grid, warp
 from training.teachers import Identity
 
 
@@ -28,12 +28,12 @@ def identity(faces) -> Identity:
 @pytest.fixture(scope="module")
 def student(identity) -> Student:
     torch.manual_seed(0)
-    return Student(student_config(TIERS["nano"])).bind(identity).eval()
+    return Student.untrained(student_config(TIERS["nano"])).bind(identity).eval()
 
 
 @pytest.fixture
 def pose(student):
-    return student.source_points[:, :KEYPOINTS], student.source_points[:, KEYPOINTS:]
+    return student.person.source_points[:, :KEYPOINTS], student.person.source_points[:, KEYPOINTS:]
 
 
 @pytest.mark.parametrize("size", [FIELD, NETWORK])
@@ -54,7 +54,7 @@ def test_heatmaps_peak_at_their_points():
 
 def test_fresh_student_at_rest_shows_the_photo(student, identity, pose):
     with torch.no_grad():
-        student.basis.weight.zero_()
+        student.person.basis.weight.zero_()
         image = student(*pose)
     assert image.shape == (1, 3, NETWORK, NETWORK)
     assert image.dtype == torch.float32
@@ -67,7 +67,7 @@ def test_batches_and_single_frames_agree(student, pose):
     keypoints = pose[0] + 0.1 * torch.randn(2, KEYPOINTS, 2)
     local = pose[1] + 0.1 * torch.randn(2, LOCAL_LANDMARKS, 2)
     with torch.no_grad():
-        both = student.animate(keypoints, local, student.appearance_features)
+        both = student.animate(keypoints, local)
         one = student(keypoints[1:], local[1:])
     assert isinstance(both.motion, Motion)
     assert both.motion.field.shape == (2, FIELD, FIELD, 2)
@@ -76,14 +76,36 @@ def test_batches_and_single_frames_agree(student, pose):
 
 
 def test_matte_carries_the_layer_over_the_canvas(identity, pose):
-    student = Student(student_config(TIERS["nano"])).bind(identity)
+    student = Student.untrained(student_config(TIERS["nano"])).bind(identity)
     with torch.no_grad():
-        student.basis.weight.zero_()
-        student.canvas.fill_(0.25)
-        student.layer[:, 3, :, : NETWORK // 2] = 0
+        student.person.basis.weight.zero_()
+        student.person.canvas.fill_(0.25)
+        student.person.layer[:, 3, :, : NETWORK // 2] = 0
         image = student(*pose)
     assert (image[..., : NETWORK // 2 - 1] - 0.25).abs().max() < 1e-5
     assert (image[0, :, :, NETWORK // 2 + 8 :] - identity.source_image[:, :, NETWORK // 2 + 8 :]).abs().mean() < 0.02
+
+
+def test_two_people_share_a_network(student, identity, pose):
+    """Each is drawn as by a student of its own, before and after the other."""
+    torch.manual_seed(2)
+    other = Student(student.network, Person(student.config)).bind(
+        identity._replace(source_image=1 - identity.source_image)
+    )
+    own = copy.deepcopy(other)
+    with torch.no_grad():
+        first, second = student(*pose), other.eval()(*pose)
+        assert torch.equal(own.eval()(*pose), second)
+        assert torch.equal(student(*pose), first)
+        swapped = Student(own.network, student.person)
+        assert torch.equal(swapped(*pose), first)
+    assert (first - second).abs().mean() > 0.1
+    assert not set(map(id, student.person.parameters())) & set(map(id, other.person.parameters()))
+
+
+def test_a_person_of_other_widths_is_refused(student):
+    with pytest.raises(InputError, match="cannot be drawn by a network of"):
+        Student(student.network, Person(student_config(TIERS["low"])))
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 512, 512), (32, 16, 64, 64)])
@@ -94,12 +116,12 @@ def test_distributor_presses_photos_and_volumes(shape):
 
 
 def test_half_precision_trunks_stay_near(student, pose):
-    keypoints = pose[0] + 0.05
+    keypoints, network = pose[0] + 0.05, student.network
     with torch.no_grad():
         exact = student(keypoints, pose[1])
-        student.motion_trunk.precision = student.generator.precision = torch.bfloat16
+        network.motion_trunk.precision = network.generator.precision = torch.bfloat16
         short = student(keypoints, pose[1])
-        student.motion_trunk.precision = student.generator.precision = None
+        network.motion_trunk.precision = network.generator.precision = None
     assert short.dtype == torch.float32
     assert (short - exact).abs().max() < 0.02
 
@@ -129,8 +151,8 @@ def test_a_window_is_that_part_of_the_whole_frame(random_student, driving):
     local = torch.from_numpy(held_out.local_landmarks[:1])
     window = Window(64, 128, 288)
     with torch.no_grad():
-        whole = random_student.animate(keypoints, local, random_student.appearance_features)
-        part = random_student.animate(keypoints, local, random_student.appearance_features, window)
+        whole = random_student.animate(keypoints, local)
+        part = random_student.animate(keypoints, local, window=window)
     assert part.image.shape == (1, 3, 288, 288)
     assert torch.equal(part.motion.field, whole.motion.field)
     inner = slice(96, -96)

@@ -62,8 +62,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def save_student(path: Path, student: Student, record: Mapping[str, Any] | None = None) -> None:
     """Write a bound student, its widths and a free record of how it was made."""
-    state = {name: tensor for name, tensor in student.state_dict().items()}
-    save_tensors(path, state, {"config": asdict(student.config), **(record or {})})
+    save_tensors(path, student.state_dict(), {"config": asdict(student.config), **(record or {})})
 
 
 def load_student(path: Path) -> tuple[Student, dict[str, Any]]:
@@ -74,7 +73,7 @@ def load_student(path: Path) -> tuple[Student, dict[str, Any]]:
     """
     tensors, record = load_tensors(path)
     try:
-        student = Student(StudentConfig(**record["config"]))
+        student = Student.untrained(StudentConfig(**record["config"]))
         student.load_state_dict(tensors)
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} holds no student of this version ({error}).") from error

@@ -20,7 +20,7 @@ class Layer(NamedTuple):
     """One rectified layer over some frames."""
 
     name: str
-    """The rectifier's, within the student."""
+    """The rectifier's, within the network."""
     silent: float
     """Share of units that stay below zero at every pixel of every frame."""
     spread: float
@@ -47,16 +47,14 @@ def take_census(student: Student, keypoints: torch.Tensor, local_landmarks: torc
 
         return layer.register_forward_hook(look)
 
-    parts = (("motion_trunk", student.motion_trunk), ("generator", student.generator))
     handles = [
-        watch(f"{part}.{name}", layer)
-        for part, trunk in parts
-        for name, layer in trunk.named_modules()
-        if isinstance(layer, Rectifier)
+        watch(name, layer)
+        for name, layer in student.network.named_modules()
+        if isinstance(layer, Rectifier) and not name.startswith("distributor")
     ]
     try:
         for row in range(len(keypoints)):
-            student.animate(keypoints[row : row + 1], local_landmarks[row : row + 1], student.appearance_features)
+            student.animate(keypoints[row : row + 1], local_landmarks[row : row + 1])
     finally:
         for handle in handles:
             handle.remove()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from edge.spec import FIELD, KEYPOINTS, NETWORK
-from training.student.network import Student, identity_grid, warp
+from training.student.person import Person, identity_grid, warp
 
 REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
@@ -142,7 +142,7 @@ def find_canvas(frames: np.ndarray, moving: torch.Tensor, photo: torch.Tensor, *
 
 
 def refine_layers(
-    student: Student,
+    person: Person,
     frames: np.ndarray,
     field: torch.Tensor,
     inside: torch.Tensor,
@@ -156,7 +156,7 @@ def refine_layers(
     to find it: seconds instead of minutes.
 
     Args:
-        student: its `layer`'s matte and its `canvas` are set.
+        person: its `layer`'s matte and its `canvas` are set.
         frames: uint8 [T, 3, 512, 512], the teacher's.
         field: float32 [T, 64, 64, 2], extended.
         inside: bool [1, 1, 512, 512], where the matte is 1 (`find_inside`).
@@ -164,11 +164,11 @@ def refine_layers(
         batch: frames a step.
     """
     steps = steps or min(200, max(1, len(frames) // 3))
-    device = student.canvas.device
-    photo = student.layer[:, :3].detach()
+    device = person.canvas.device
+    photo = person.layer[:, :3].detach()
     inside = inside.to(device).float()
-    matte = torch.maximum(student.layer[:, 3:].detach(), inside).requires_grad_()
-    canvas = student.canvas.detach().clone().requires_grad_()
+    matte = torch.maximum(person.layer[:, 3:].detach(), inside).requires_grad_()
+    canvas = person.canvas.detach().clone().requires_grad_()
     # A large epsilon leaves pixels alone that hardly show.
     optimiser = torch.optim.Adam([matte, canvas], lr=0.03, betas=(0.8, 0.99), eps=0.1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -190,20 +190,20 @@ def refine_layers(
             matte.copy_(torch.maximum(matte.clamp(0, 1), inside))
             canvas.clamp_(0, 1)
     with torch.no_grad():
-        student.layer[:, 3:] = matte
-        student.canvas.copy_(canvas)
+        person.layer[:, 3:] = matte
+        person.canvas.copy_(canvas)
 
 
-def fit_codes(student: Student, points: torch.Tensor) -> None:
+def fit_codes(person: Person, points: torch.Tensor) -> None:
     """Expression codes of unit spread: principal components of the points' offsets over the training track.
 
     Args:
-        student: bound; its motion trunk's `express` is set.
+        person: bound; its `express` is set.
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
     """
-    express = student.motion_trunk.express
+    express = person.express
     with torch.no_grad():
-        offsets = student.code(points[:, :KEYPOINTS], points[:, KEYPOINTS:]).offsets.flatten(1)
+        offsets = (person.pose.align(points, person.pose(points[:, :KEYPOINTS])) - person.source_points).flatten(1)
         mean = offsets.mean(0)
         _, spread, axes = torch.linalg.svd(offsets - mean, full_matrices=False)
         count = min(len(express.weight), len(spread))
@@ -215,7 +215,7 @@ def fit_codes(student: Student, points: torch.Tensor) -> None:
 
 
 def fit_basis(
-    student: Student,
+    person: Person,
     points: torch.Tensor,
     field: torch.Tensor,
     moving: torch.Tensor,
@@ -226,20 +226,20 @@ def fit_basis(
     count most. The mixer is the kernel ridge regression of the components' coefficients.
 
     Args:
-        student: bound; its `basis` and `mixer` are set.
+        person: bound; its `basis` and `mixer` are set.
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         field: float32 [T, 64, 64, 2], extended.
         moving: float32 [T, 64, 64, 1].
     """
     with torch.no_grad():
-        aligned = student.pose.align(points, pose := student.pose(points[:, :KEYPOINTS]))
+        aligned = person.pose.align(points, pose := person.pose(points[:, :KEYPOINTS]))
         inputs = torch.cat([aligned, points[:, :KEYPOINTS]], 1)
-        inputs = (inputs - torch.cat([student.source_points, student.source_points[:, :KEYPOINTS]], 1)).flatten(1)
+        inputs = (inputs - torch.cat([person.source_points, person.source_points[:, :KEYPOINTS]], 1)).flatten(1)
         # Each cell of the source's frame asks the driving frame, at its posed place, where it was read from.
         driving_centre, matrix = pose
-        asked = (student.grid - student.pose.centre) @ torch.linalg.inv(matrix) + driving_centre
+        asked = (person.grid - person.pose.centre) @ torch.linalg.inv(matrix) + driving_centre
         asked = asked.view(-1, FIELD, FIELD, 2)
-        turned = student.pose.align(student.grid, pose).view(-1, FIELD, FIELD, 2)
+        turned = person.pose.align(person.grid, pose).view(-1, FIELD, FIELD, 2)
         seen = warp(torch.cat([field - turned, moving], -1).permute(0, 3, 1, 2), asked)
         often = (seen[:, 2].mean(0) + 0.02).sqrt()[..., None].expand(FIELD, FIELD, 2).flatten()
         displacement = seen[:, :2].permute(0, 2, 3, 1).flatten(1)
@@ -247,16 +247,16 @@ def fit_basis(
     # T frames are fewer than 8192 numbers, so the eigenvectors of the T × T Gram matrix give the components.
     centred = ((displacement - mean) * often).double()
     values, vectors = torch.linalg.eigh(centred @ centred.T)
-    size = min(student.config.code_size, len(field))
+    size = min(person.config.code_size, len(field))
     values, vectors = values.flip(0)[:size].clamp(min=1e-9), vectors.flip(1)[:, :size]
     spread = (values / len(field)).sqrt()
     components = (vectors / values.sqrt()).T @ centred * spread[:, None]
     with torch.no_grad():
-        student.basis.bias.copy_(mean)
-        student.basis.weight.zero_()
-        student.basis.weight[:, :size] = (components / often).T.float()
+        person.basis.bias.copy_(mean)
+        person.basis.weight.zero_()
+        person.basis.weight[:, :size] = (components / often).T.float()
     wanted = vectors * math.sqrt(len(field))
-    mixer = student.mixer
+    mixer = person.mixer
     with torch.no_grad():
         # Examples spread over the track are the bells' centres; unused ones lie where no pose comes.
         count = mixer.centres.shape[1]

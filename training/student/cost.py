@@ -82,7 +82,7 @@ class _Elements(TorchDispatchMode):
 @lru_cache
 def student_cost(config: StudentConfig) -> Cost:
     """Counts one frame of a student of these widths, without allocating its weights."""
-    return count(lambda: Student(config))
+    return count(lambda: Student.untrained(config))
 
 
 def count(build: Callable[[], Student]) -> Cost:
@@ -101,7 +101,7 @@ def count(build: Callable[[], Student]) -> Cost:
     }
     modules["driver"] = DRIVER_GMACS
     gmacs = counter.get_total_flops() / 2e9 + DRIVER_GMACS
-    parameters = sum(p.numel() for n, p in student.named_parameters() if not n.startswith("distributor."))
+    parameters = sum(p.numel() for n, p in student.named_parameters() if not n.startswith("network.distributor."))
     parameters -= 3 * NETWORK * NETWORK  # the photo in the layer is the person's, not learned
     return Cost(gmacs, 2 * gmacs, parameters, modules, elements.total)
 

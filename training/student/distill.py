@@ -55,7 +55,8 @@ from training.student.closed_form import (
 from training.student.cost import student_config
 from training.student.driver import Driver, fit_driver
 from training.student.losses import Discriminator, Features, HeadPose, motion_loss, student_loss
-from training.student.network import Student, Window, flatten_volume
+from training.student.network import Student, flatten_volume
+from training.student.person import Window
 from training.teachers import Identity, Teacher
 
 CHUNK = 16
@@ -229,7 +230,7 @@ def _targets(track: RenderedTrack) -> _Targets:
 
 
 def _load(track: RenderedTrack, rows: np.ndarray | slice, student: Student, config: DistilConfig) -> _Batch:
-    source = student.source_points[:, :KEYPOINTS]
+    source = student.person.source_points[:, :KEYPOINTS]
     tensors = [torch.from_numpy(np.array(array[rows])).to(source.device) for array in track]
     batch = _Batch(*tensors)
     batch = batch._replace(frames=batch.frames.float() / 255)
@@ -327,7 +328,7 @@ def evaluate(student: Student, track: RenderedTrack, config: DistilConfig, rows:
     rows = np.arange(len(track.frames)) if rows is None else rows
     for start in range(0, len(rows), 4):
         batch = _load(track, rows[start : start + 4], student, config)
-        made = student.animate(batch.keypoints, batch.local_landmarks, student.appearance_features)
+        made = student.animate(batch.keypoints, batch.local_landmarks)
         meter.add(made.image.clamp(0, 1), batch.frames)
     return meter.result()
 
@@ -382,23 +383,23 @@ def distil(
     torch.manual_seed(config.seed)
     volume = identity.appearance_volume if config.appearance else torch.zeros_like(identity.appearance_volume)
     channels = volume.shape[0] * volume.shape[1] * (volume.shape[-1] // FIELD) ** 2
-    student = build(channels) if build else Student(student_config(config.gflops, volume_channels=channels))
+    student = build(channels) if build else Student.untrained(student_config(config.gflops, volume_channels=channels))
     student.bind(identity._replace(appearance_volume=volume))
     # Pixels beyond 64 px folded into channels once, not in each step.
     volume = flatten_volume(volume.to(device))[0, :, None]
     student.to(device).train()
-    trunks = (student.motion_trunk, student.generator, student.distributor)
-    for trunk in trunks:
+    network, person = student.network, student.person
+    for trunk in network.trunks():
         trunk.to(memory_format=torch.channels_last)
     # Learning rates follow the size of what is learned: basis fields and textures are right from the start.
     groups = [
-        (student.motion_trunk.parameters(), 0.5),
-        (student.mixer.parameters(), 0.02),
-        (student.basis.parameters(), 0.01),
+        ([*network.motion_trunk.parameters(), *person.express.parameters(), *person.place.parameters()], 0.5),
+        (person.mixer.parameters(), 0.02),
+        (person.basis.parameters(), 0.01),
         # Large steps kill a rectified trunk: at 0.5 nine units in ten never woke again.
-        (student.generator.parameters(), 0.25),
-        (student.distributor.parameters(), 0.25),
-        ([student.layer, student.canvas], 1.0),
+        (network.generator.parameters(), 0.25),
+        (network.distributor.parameters(), 0.25),
+        ([person.layer, person.canvas], 1.0),
     ]
     optimiser = torch.optim.Adam([{"params": list(p), "scale": f} for p, f in groups], betas=(0.9, 0.99), fused=True)
     average = {name: p.detach().clone() for name, p in student.named_parameters()}
@@ -425,19 +426,19 @@ def distil(
         begun = time.monotonic()
         everything = _load_motion(training, slice(None), student, config)
         points = torch.cat([everything.keypoints, everything.local_landmarks], 1)
-        fit_codes(student, points)
-        fit_basis(student, points, targets.field.to(device), targets.moving.to(device))
+        fit_codes(person, points)
+        fit_basis(person, points, targets.field.to(device), targets.moving.to(device))
         with torch.no_grad():
-            student.layer[:, 3:] = matte
+            person.layer[:, 3:] = matte
             photo = identity.source_image[None].cpu().float()
-            student.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
+            person.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
         progress("layers", 0.3, "outline")
-        refine_layers(student, training.frames, targets.field, inside)
+        refine_layers(person, training.frames, targets.field, inside)
         seconds += time.monotonic() - begun
         for name, p in student.named_parameters():
             average[name].copy_(p)
         progress("layers", 1.0, "")
-    for trunk in trunks:
+    for trunk in network.trunks():
         trunk.precision = _precision(device)
     motion_share = config.motion_share if config.motion_field else 0.0
 
@@ -470,7 +471,7 @@ def distil(
             whole = head_pose is not None and step % WHOLE_EVERY == 0
             window, around = _window(step, replace(config, window=NETWORK) if whole else config)
             batch = _load(training._replace(frames=window.of(training.frames)), rows, student, config)
-            features = student.distributor(volume)
+            features = network.distributor(volume)
             inner = slice(window.top - around.top, window.top - around.top + window.size)
             made = student.animate(batch.keypoints, batch.local_landmarks, features, around)
             weights = weights_at(step, config.weights)
@@ -495,8 +496,8 @@ def distil(
                 )
             note = {name: round(value.item(), 5) for name, value in terms._asdict().items() if value.item()}
         (loss + CALL * student.call()).backward()
-        if student.layer.grad is not None:
-            student.layer.grad *= learned
+        if person.layer.grad is not None:
+            person.layer.grad *= learned
         optimiser.step()
         decay = min(config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -546,9 +547,9 @@ def distil(
         for name, p in student.named_parameters():
             p.copy_(average[name])
         # Pictures are kept in 8 bits, as the photo came: a quarter of the size on the phone.
-        for picture in (student.layer, student.canvas):
+        for picture in (person.layer, person.canvas):
             picture.copy_((picture * 255).round().clamp(0, 255) / 255)
-    for trunk in trunks:
+    for trunk in network.trunks():
         trunk.precision = None
     student.distribute(volume)
     student = student.cpu().to(memory_format=torch.contiguous_format).eval()

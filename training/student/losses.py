@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from edge import topology as topo
 from edge.spec import NETWORK
 from training.config import LossWeights
-from training.student.network import Motion, Window
+from training.student.network import Motion
+from training.student.person import Window
 from training.teachers import Discriminator
 
 

@@ -1,0 +1,253 @@
+"""A person φ draws: all of a student that depends on one face, apart from the network that draws it.
+
+    source points ─▶ pose: shift, turn and size of the head, in closed form
+    offsets from them ─┬─▶ mixer ─▶ basis fields: whole-face motions
+                       └─▶ express ─▶ maps that tell the network where what moves
+    layer (RGBA), canvas: pictures;  F_2D: what the teacher's appearance volume was pressed to
+
+A phone that is to show somebody else swaps these; several people can share one network (training/student/network.py).
+Letters: N batch, C channels, H W pixels, K keypoints, M local landmarks.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
+from edge.topology import LOCAL
+from training.config import StudentConfig
+from training.teachers import Identity
+
+HEATMAP = 32
+"""Width and height of a heat-map, in cells."""
+EXPRESSION_CODES = 16
+"""Numbers that carry the points' offsets to maps of the person."""
+SIGMA = 0.1
+"""Width of a heat-map's bell, in crop coordinates (the crop is 2 wide)."""
+POINTS = KEYPOINTS + LOCAL_LANDMARKS
+
+
+class Window(NamedTuple):
+    """A square part of the frame, in pixels; multiples of 8, the size of a cell of the features."""
+
+    top: int
+    left: int
+    size: int
+
+    def of(self, maps: torch.Tensor) -> torch.Tensor:
+        """This part of maps [N, C, S, S] that show the whole frame at any size."""
+        cell = NETWORK // maps.shape[-1]
+        top, left, size = self.top // cell, self.left // cell, self.size // cell
+        return maps[..., top : top + size, left : left + size]
+
+
+def warp(features: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+    """Features [N, C, H, W] read at `field` [N, h, w, 2]: [N, C, h, w]; an identity field returns them to rounding.
+
+    Backward, bilinear, border padding, -1 and 1 at the centres of the first and last pixel: the only setting that
+    every runtime has natively.
+    """
+    return F.grid_sample(features, field, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def identity_grid(size: int) -> torch.Tensor:
+    """The field that moves nothing: float32 [1, size, size, 2], (x, y) in -1..1."""
+    axis = torch.linspace(-1, 1, size)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y], -1)[None]
+
+
+def enlarge(field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+    """A field [N, 64, 64, 2] at 512 px, or a window of it: [N, S, S, 2]; an identity field stays one.
+
+    Bilinear, corner cells on corner pixels. A window is two products with rows of the weights that interpolate: the
+    rest of the frame is not enlarged to be thrown away.
+    """
+    cells = field.permute(0, 3, 1, 2)
+    if window is None:
+        pixels = F.interpolate(cells, size=(NETWORK, NETWORK), mode="bilinear", align_corners=True)
+    else:
+        weights = _pixels_from_cells(field.device)
+        down, across = (weights[start : start + window.size] for start in (window.top, window.left))
+        pixels = down @ cells @ across.T
+    return pixels.permute(0, 2, 3, 1)
+
+
+@cache
+def _pixels_from_cells(device: torch.device) -> torch.Tensor:
+    """What each pixel takes of each cell along one axis: [512, 64]."""
+    cells = torch.eye(FIELD, device=device)[None]
+    return F.interpolate(cells, size=NETWORK, mode="linear", align_corners=True)[0].T
+
+
+def heatmaps(points: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
+    """A bell at each point: points [N, P, 2], axis [S] of cell centres → [N, P, S, S] in 0..1 (row y, column x)."""
+    x = torch.exp((axis - points[:, :, 0:1]).square() * (-0.5 / SIGMA**2))
+    y = torch.exp((axis - points[:, :, 1:2]).square() * (-0.5 / SIGMA**2))
+    return y.unsqueeze(3) * x.unsqueeze(2)
+
+
+class Code(NamedTuple):
+    """Driving points taken apart into the head's pose and what is left, as this person's network hears them."""
+
+    heat: torch.Tensor
+    """Heat-maps of the points in the source's frame, less the source's own: [N, K + M, 32, 32]."""
+    offsets: torch.Tensor
+    """The points' distance from the source's, in the source's frame: [N, K + M, 2]."""
+    place: torch.Tensor
+    """Learned maps of the expression, where it matters: [N, C, 32, 32]."""
+    base: torch.Tensor
+    """The basis fields' displacement in the source's frame: [N, 2, 64, 64]."""
+    turned: torch.Tensor
+    """The field of the pose alone: cells of the driving frame in the source's frame, [N, 64, 64, 2]."""
+
+
+class Pose(nn.Module):
+    """Driving coordinates → source coordinates: the similarity that fits the keypoints best (Umeyama 1991, in 2-D).
+
+    Everything but one division is linear in the driving keypoints, because the source's are constants.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(1, 1, 2))
+        self.register_buffer("fit", torch.zeros(2 * KEYPOINTS, 2))
+        ones = torch.eye(2).repeat(KEYPOINTS, 1)
+        self.register_buffer("mean", ones / KEYPOINTS, persistent=False)
+        self.register_buffer("centring", torch.eye(2 * KEYPOINTS) - ones @ ones.T / KEYPOINTS, persistent=False)
+        self.register_buffer("total", torch.ones(2 * KEYPOINTS, 1), persistent=False)
+
+    @torch.no_grad()
+    def bind(self, source_keypoints: torch.Tensor) -> None:
+        """Store the source's keypoints [1, K, 2]."""
+        self.centre.copy_(source_keypoints.mean(1, keepdim=True))
+        x, y = (source_keypoints - self.centre)[0].unbind(-1)
+        turn = torch.stack([torch.stack([x, y], -1), torch.stack([y, -x], -1)], -1)
+        self.fit.copy_(turn.flatten(0, 1))
+
+    def forward(self, keypoints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Driving keypoints [N, K, 2] → their centre [N, 1, 2] and the matrix [N, 2, 2] that turns rows."""
+        flat = keypoints.flatten(1)
+        spread = torch.matmul(torch.matmul(flat, self.centring).square(), self.total)
+        turn = torch.matmul(flat, self.fit) / spread
+        cosine, sine = turn[:, 0:1], turn[:, 1:2]
+        matrix = torch.cat([cosine, sine, -sine, cosine], 1).reshape(-1, 2, 2)
+        return torch.matmul(flat, self.mean).unsqueeze(1), matrix
+
+    def align(self, points: torch.Tensor, pose: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Points [N or 1, P, 2] of the driving frame in the source's frame: [N, P, 2]."""
+        driving_centre, matrix = pose
+        return torch.bmm(points - driving_centre, matrix) + self.centre
+
+
+class Mixer(nn.Module):
+    """How much of each basis field a pose and expression asks for: a kernel regression (bells and a linear part).
+
+    Kernel ridge regression has a closed form (`closed_form.fit_basis`) and on a few hundred examples errs half as
+    much as a small network trained for a thousand times as long.
+    """
+
+    def __init__(self, inputs: int, centres: int, outputs: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("centres", torch.zeros(inputs, centres))
+        self.register_buffer("square", torch.zeros(1, centres))
+        self.register_buffer("total", torch.ones(inputs, 1), persistent=False)
+        self.shares = nn.Linear(centres + inputs, outputs)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Offsets [N, inputs] → a bell around each centre, and the scaled offsets: [N, centres + inputs]."""
+        x = x * self.scale
+        distance = torch.matmul(x.square(), self.total) + self.square - 2 * torch.matmul(x, self.centres)
+        return torch.cat([torch.exp(-0.5 * distance), x], 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Offsets [N, inputs] → shares [N, outputs]."""
+        return self.shares(self.features(x))
+
+
+class Person(nn.Module):
+    """What a student knows of one face: where its points are, how it moves, what it looks like.
+
+    `bind` takes it from the teacher's identity; `training.student.closed_form` finds better starts of pictures, basis
+    and codes, and distillation the rest.
+    """
+
+    source_points: torch.Tensor
+    """Keypoints and local landmarks of the photo: [1, K + M, 2]."""
+    source_heat: torch.Tensor
+    """Their heat-maps."""
+    appearance_features: torch.Tensor
+    """F_2D: [1, C, 64, 64]."""
+    axis: torch.Tensor
+    grid: torch.Tensor
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pose = Pose()
+        self.mixer = Mixer(2 * POINTS + 2 * KEYPOINTS, config.centres, config.code_size)
+        self.basis = nn.Linear(config.code_size, FIELD * FIELD * 2)
+        # A heat-map says roughly where a point is, and a lid that falls by eight pixels hardly changes it. So the
+        # offsets also go straight to where they matter: through a handful of codes to learned maps.
+        self.express = nn.Linear(2 * POINTS, EXPRESSION_CODES)
+        self.place = nn.Linear(EXPRESSION_CODES, config.motion_channels * HEATMAP * HEATMAP)
+        self.layer = nn.Parameter(torch.zeros(1, 4, NETWORK, NETWORK))
+        self.canvas = nn.Parameter(torch.zeros(1, 3, NETWORK, NETWORK))
+        nn.init.zeros_(self.basis.bias)
+        nn.init.normal_(self.basis.weight, std=1e-3)
+        nn.init.zeros_(self.express.bias)
+        nn.init.normal_(self.place.weight, std=0.1)
+        nn.init.zeros_(self.place.bias)
+
+        self.register_buffer("source_points", torch.zeros(1, POINTS, 2))
+        self.register_buffer("source_heat", torch.zeros(1, POINTS, HEATMAP, HEATMAP))
+        self.register_buffer("appearance_features", torch.zeros(1, config.feature_channels, FIELD, FIELD))
+        self.register_buffer("axis", torch.linspace(-1, 1, HEATMAP), persistent=False)
+        self.register_buffer("grid", identity_grid(FIELD).flatten(1, 2), persistent=False)
+
+    @torch.no_grad()
+    def bind(self, identity: Identity) -> "Person":
+        """Store photo, source keypoints and landmarks; layer and canvas start as the photo. Returns itself."""
+        local = identity.source_landmarks[torch.from_numpy(LOCAL), :2]
+        points = torch.cat([identity.keypoints[:, :2], local])[None].to(self.canvas)
+        self.canvas.copy_(identity.source_image[None])
+        self.layer.copy_(torch.cat([self.canvas, torch.ones_like(self.canvas[:, :1])], 1))
+        self.source_points.copy_(points)
+        self.pose.bind(points[:, :KEYPOINTS])
+        self.source_heat.copy_(heatmaps(points, self.axis))
+        return self
+
+    def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
+        """Driving keypoints [N, K, 2] and local landmarks [N, M, 2] taken apart into pose and expression."""
+        points = torch.cat([keypoints, local_landmarks], 1)
+        pose = self.pose(keypoints)
+        aligned = self.pose.align(points, pose)
+        offsets = aligned - self.source_points
+        posed = (points - self.source_points)[:, :KEYPOINTS]
+        share = self.mixer(torch.cat([offsets.flatten(1), posed.flatten(1)], 1))
+        # Whole-face motions, mixed by a code. Nearly free (0.5 MMAC) and what makes a student useful within a minute;
+        # the network's convolutions then place edges.
+        base = self.basis(share).reshape(-1, FIELD, FIELD, 2).permute(0, 3, 1, 2)
+        # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
+        place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.config.motion_channels, HEATMAP, HEATMAP)
+        heat = heatmaps(aligned, self.axis) - self.source_heat
+        return Code(heat, offsets, place, base, self.pose.align(self.grid, pose).reshape(-1, FIELD, FIELD, 2))
+
+    def draft(self, field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
+        """The layer, moved, over the canvas: field [N, 64, 64, 2] → [N, 3, 512, 512], or a window of it."""
+        field = enlarge(field, window)
+        canvas = window.of(self.canvas) if window else self.canvas
+        if self.training:
+            # The layer's photo is not learned: told apart, the two warps take a third of the time of one.
+            shape = (len(field), -1, -1, -1)
+            photo, matte = self.layer[:, 0:3].detach().expand(shape), self.layer[:, 3:4].expand(shape)
+            moved, matte = warp(photo, field), warp(matte, field)
+        else:
+            layer = self.layer.expand(len(field), -1, -1, -1) if len(field) > 1 else self.layer
+            warped = warp(layer, field)
+            moved, matte = warped[:, 0:3], warped[:, 3:4]
+        return canvas + (moved - canvas) * matte
