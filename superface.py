@@ -25,9 +25,9 @@ _EXAMPLES = """\
 examples:
   superface make                                    a public-domain portrait, about ten minutes on 2 cores
   superface make me.jpg                             your own photo (ask whoever is on it)
-  superface make me.jpg --driving clip.mp4 --minutes 60
+  superface make me.jpg --driving clip.mp4 --frames 2000 --minutes 60
   superface make me.jpg --tier nano                 for the cheapest phones
-A run that was stopped goes on when the same command is given again.
+A run that was stopped goes on when the same command is given again; so does one that ran out of minutes.
 """
 
 
@@ -52,8 +52,11 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         help="refuse a photo that no good avatar can come of (closed eyes, open mouth, blur, …) instead of a note",
     )  # fmt: skip
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, help=f"training time in minutes (default: {MINUTES:g})")
-    budget.add_argument("--steps", type=int, help="training steps instead of minutes, for runs that repeat exactly")
+    budget.add_argument(
+        "--minutes", type=float,
+        help=f"train no longer than this; it ends sooner where mouth and eyes get no better (default: {MINUTES:g})",
+    )  # fmt: skip
+    budget.add_argument("--steps", type=int, help="train for so many steps instead, for runs that repeat exactly")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--tier", choices=tuple(TIERS), default="standard",
@@ -61,8 +64,8 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     size.add_argument("--gflops", type=float, help="any other size, in GFLOPs a frame (2 per multiply-accumulate)")
     parser.add_argument(
-        "--frames", type=int,
-        help=f"frames of procedural motion to learn from (default: {TRAINING_FRAMES}, more for longer runs)",
+        "--frames", type=int, default=TRAINING_FRAMES,
+        help="frames of procedural motion to learn from (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--teacher", choices=("mesh", "superface"), default="mesh",
@@ -81,7 +84,7 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
 def run_make(arguments: argparse.Namespace) -> int:
     """Make an avatar; exit code 0 when its bundle was written, read back and checked."""
     try:
-        from converters.make import EXAMPLES, MakeConfig, make
+        from converters.make import EXAMPLES, MakeConfig, make, tell_face
     except ModuleNotFoundError as error:
         raise MissingRuntimeError(
             f'Making an avatar needs {error.name}. Install everything with pip install "superface[all]".'
@@ -114,10 +117,11 @@ def run_make(arguments: argparse.Namespace) -> int:
         f"({summary['gmacs']:.2f} GMACs) a frame, verified\n"
         f"{made.preview}   source | teacher | student\n"
         f"{made.report}   pictures, curves, parity, latency\n"
-        f"held-out motion: {metrics['psnr_db']:.1f} dB PSNR, SSIM {metrics['ssim']:.3f}, energy ratio "
-        f"{metrics['energy_ratio']:.2f} (at the extremes {metrics['extreme_psnr_db']:.1f} dB); "
+        f"held-out talking motion: {tell_face(metrics)}\n"
+        f"whole frames {metrics['psnr_db']:.1f} dB PSNR, SSIM {metrics['ssim']:.3f}; "
         f"{made.seconds / 60:.1f} minutes in all\n"
-        f"Next: superface animate {made.bundle} --driving CLIP.mp4",
+        + (f"{made.unfinished}\n" if made.unfinished else "")
+        + f"Next: superface animate {made.bundle} --driving CLIP.mp4",
         file=sys.stderr if arguments.json else sys.stdout,
     )
     if arguments.json:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -45,16 +45,18 @@ from edge.judges.check import report as explain
 from edge.runtimes import Runtime, installed
 from edge.spec import FRAME
 from edge.topology import LOCAL
-from training.config import DistilConfig, training_frames
-from training.measures.evaluators import load_head_pose, load_perceptual
+from training.config import TRAINING_FRAMES, DistilConfig
+from training.measures.evaluators import load_head_pose, load_lpips, load_perceptual
 from training.measures.expressions import draw_closeups, draw_lesson, measure_expressions, shortfalls, teach
-from training.measures.metrics import Fidelity, psnr
+from training.measures.face import FaceFidelity, measure_face
+from training.measures.metrics import psnr
 from training.progress import print_progress
 from training.student.census import dying, silence
 from training.student.cost import student_config, student_cost
-from training.student.distill import DistilResult, RenderedTrack, distil, evaluate, render_track
+from training.student.distill import DistilResult, RenderedTrack, distil, draw_track, evaluate, render_track
 from training.student.driver import Driver
 from training.student.network import Student
+from training.student.schedule import LOOK_EVERY
 from training.teachers import Identity, Teacher
 from training.teachers.load import load_teacher
 
@@ -68,6 +70,7 @@ TRAINING_STRIDE = 5
 """Procedural motion that trains is thinned to every fifth frame: neighbours teach the same twice."""
 HELD_OUT_SECONDS = 8.0
 HELD_OUT_STRIDE = 2
+WATCHED_STRIDE = 8
 EXTREMES_STRIDE = 4
 """Two tracks measure: a calm speaker, as avatars are used, and the extremes that training covers."""
 PREVIEW_SECONDS = 6.0
@@ -93,8 +96,8 @@ class MakeConfig:
     teacher: str = "mesh"
     runs: Path = Path("runs")
     """Folder that holds one folder a run."""
-    frames: int | None = None
-    """Frames of procedural motion that train; default: `training_frames` of the run's length."""
+    frames: int = TRAINING_FRAMES
+    """Frames of procedural motion that train."""
     consent: str | None = None
     """Who agreed to this avatar, and how; written into the bundle."""
     force: bool = False
@@ -114,6 +117,8 @@ class Made:
     check: CheckReport
     bench: Bench
     seconds: float
+    unfinished: str | None = None
+    """Says that training ran out of minutes, and how to go on."""
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain JSON."""
@@ -131,6 +136,7 @@ class Made:
             "parity": [row._asdict() for row in manifest.parity],
             "verified": self.check.passed,
             "seconds": round(self.seconds, 1),
+            "unfinished": self.unfinished,
         }
 
 
@@ -210,6 +216,7 @@ def _make(
         run,
         training_landmarks=tracks.training,
         held_out_landmarks=tracks.held_out,
+        watched_landmarks=tracks.watched,
         config=config.distil,
         **_judges(teacher),
     )
@@ -220,10 +227,15 @@ def _make(
     hardest = evaluate(result.student, extremes, config.distil)
     fidelity = result.fidelity
     driven = _driver_fidelity(result, tracks.held_out) if teacher.driver(identity) is None else {}
+    face = _measure_face(result)
+    say(f"Student against teacher, held-out talking motion: {tell_face(face.known())}")
     say(
-        f"Student against teacher, held-out motion: {fidelity.psnr_db:.1f} dB PSNR, SSIM {fidelity.ssim:.3f} on a "
-        f"calm speaker; {hardest.psnr_db:.1f} dB, {hardest.ssim:.3f} at the extremes"
+        f"  whole frames: {fidelity.psnr_db:.1f} dB PSNR, SSIM {fidelity.ssim:.3f}; at the extremes "
+        f"{hardest.psnr_db:.1f} dB, {hardest.ssim:.3f}"
     )
+    unfinished = _unfinished(result, config.distil)
+    if unfinished:
+        say(f"  note: {unfinished}")
     lesson = teach(teacher, identity)
     drawn = draw_lesson(result.student, lesson)
     expressions = measure_expressions(drawn, lesson)
@@ -239,8 +251,13 @@ def _make(
     say("Lowering to every runtime, and comparing what each executes with the trained student")
     bundle = run / f"{name}.avatar"
     contents = _contents(
-        name, portrait, identity, teacher, result, hardest, driven, expressions, config, licence, is_example
-    )
+        name, portrait, identity, teacher, result,
+        face.known()
+        | {key: float(value) for key, value in fidelity._asdict().items()}
+        | {f"extreme_{key}": float(value) for key, value in hardest._asdict().items()}
+        | driven,
+        expressions, config, licence, is_example,
+    )  # fmt: skip
     manifest = write_bundle(bundle, contents)
     verdict = check(bundle, trusted=True)
     if not verdict.passed:
@@ -258,9 +275,10 @@ def _make(
         report, manifest, verdict, speed, history=result.history, sheet=sheet, seconds=seconds,
         notes=portrait.notes
         + (driving.notes if driving else ())
-        + tuple(f"Training went back to a healthy state once ({setback})." for setback in result.setbacks),
+        + tuple(f"Training went back to a healthy state once ({setback})." for setback in result.setbacks)
+        + ((unfinished,) if unfinished else ()),
     )  # fmt: skip
-    return Made(run, bundle, preview_file, report, manifest, verdict, speed, seconds)
+    return Made(run, bundle, preview_file, report, manifest, verdict, speed, seconds, unfinished)
 
 
 def lower_all(
@@ -349,18 +367,18 @@ def _sign(run: Path, portrait: Portrait, config: MakeConfig) -> None:
 
 
 class Tracks(NamedTuple):
-    """Landmarks float32 [T, 478, 3] of this person."""
+    """Landmarks float32 [T, 478, 3] of this person: what trains, what measures, what tells when training is over."""
 
     training: npt.NDArray[np.float32]
     held_out: npt.NDArray[np.float32]
+    watched: npt.NDArray[np.float32]
     extremes: npt.NDArray[np.float32]
     preview: Track
 
 
 def make_tracks(portrait: Portrait, driving: Track | None, config: MakeConfig) -> Tracks:
     """What trains and what measures; no seed and no part of a clip does both."""
-    frames = config.frames or training_frames(None if config.distil.steps else config.distil.minutes)
-    source = portrait.landmarks
+    frames, source = config.frames, portrait.landmarks
     held_out_seconds = min(HELD_OUT_SECONDS, frames / FPS)
 
     def motion(seed: int, seconds: float, style: Style) -> Track:
@@ -369,6 +387,7 @@ def make_tracks(portrait: Portrait, driving: Track | None, config: MakeConfig) -
     training = [motion(train_seed(0), frames * TRAINING_STRIDE / FPS, "training").landmarks[::TRAINING_STRIDE]]
     held_out = [motion(held_out_seed(10), held_out_seconds, "speech").landmarks[::HELD_OUT_STRIDE]]
     preview = motion(held_out_seed(11), min(PREVIEW_SECONDS, frames / FPS), "speech")
+    watched = motion(held_out_seed(13), held_out_seconds, "speech").landmarks[::WATCHED_STRIDE]
     extremes = motion(held_out_seed(12), held_out_seconds, "training").landmarks[::EXTREMES_STRIDE]
     if driving is not None:
         cut = max(1, int(DRIVING_SHARE * len(driving)))
@@ -377,7 +396,7 @@ def make_tracks(portrait: Portrait, driving: Track | None, config: MakeConfig) -
         last = driving.landmarks[cut:][: round(PREVIEW_SECONDS * driving.fps)]
         if len(last) >= driving.fps:
             preview = Track(landmarks=last, fps=driving.fps, detected=np.ones(len(last), bool))
-    return Tracks(np.concatenate(training), np.concatenate(held_out), extremes, preview)
+    return Tracks(np.concatenate(training), np.concatenate(held_out), watched, extremes, preview)
 
 
 def _driving(track: RenderedTrack) -> Driving:
@@ -386,8 +405,8 @@ def _driving(track: RenderedTrack) -> Driving:
 
 def _contents(
     name: str, portrait: Portrait, identity: Identity, teacher: Teacher, result: DistilResult,
-    hardest: Fidelity, driven: dict[str, float], expressions: tuple[ExpressionRow, ...], config: MakeConfig,
-    licence: str, is_example: bool,
+    metrics: dict[str, float], expressions: tuple[ExpressionRow, ...], config: MakeConfig, licence: str,
+    is_example: bool,
 ) -> BundleContents:  # fmt: skip
     """Everything that goes into the bundle; raises ParityError when a gate is missed."""
     students, drivers = lower_all(
@@ -420,15 +439,14 @@ def _contents(
         training={
             "seconds": round(result.seconds, 1),
             "steps": result.steps,
+            "ended_by": result.course.why,
             "training_frames": len(result.training.frames),
             "held_out_frames": len(result.held_out.frames),
             "driving": config.driving.name if config.driving else "procedural",
             "setbacks": list(result.setbacks),
             "silent_units": {layer.name: round(layer.silent, 4) for layer in result.census},
         },
-        metrics={key: float(value) for key, value in result.fidelity._asdict().items()}
-        | {f"extreme_{key}": float(value) for key, value in hardest._asdict().items()}
-        | driven,
+        metrics=metrics,
         expressions=expressions,
         licences={"photo": licence, "graphs": "those of the photo; the software is Apache-2.0"},
         consent="The photo is in the public domain." if is_example else (config.consent or CONSENT),
@@ -445,6 +463,44 @@ def _judges(teacher: Teacher) -> dict[str, Any]:
     say(f"  judges: its discriminator; perceptual: {seen}; head pose: {'FSA-Net' if head_pose else 'none at hand'}")
     maps = perceptual.maps if perceptual else None
     return {"discriminator": teacher.discriminator, "perceptual": maps, "head_pose": head_pose}
+
+
+def _measure_face(result: DistilResult) -> FaceFidelity:
+    """Mouth and eyes of the student over the held-out track."""
+    track = result.held_out
+    return measure_face(
+        draw_track(result.student, track),
+        (frame.transpose(1, 2, 0) for frame in track.frames),
+        track.local_landmarks,
+        lpips=load_lpips(torch.device("cpu")),
+    )
+
+
+def tell_face(figures: Mapping[str, float]) -> str:
+    """The measures of the face in a line."""
+    told = [f"{part} {figures[f'{part}_psnr_db']:.1f} dB" for part in ("mouth", "eyes")]
+    followed = [
+        f"{part} {100 * figures[f'{part}_followed']:.0f} %"
+        for part in ("lips", "lids", "gaze")
+        if f"{part}_followed" in figures
+    ]
+    return ", ".join(told) + (f"; of the teacher's motion it follows: {', '.join(followed)}" if followed else "")
+
+
+def _unfinished(result: DistilResult, config: DistilConfig) -> str | None:
+    """A sentence where training ran out of minutes, and nothing where it learned all that it could."""
+    if result.course.why != "bound":
+        return None
+    looks = result.course.looks
+    gained = (
+        f"mouth and eyes gained {looks[-1] - looks[-2]:.1f} dB in the last {LOOK_EVERY} steps"
+        if len(looks) > 1
+        else "too few to tell whether mouth and eyes still get better"
+    )
+    return (
+        f"Training ran out of its {config.minutes:g} minutes after {result.steps} steps; {gained}. "
+        "The same command goes on from there."
+    )
 
 
 @torch.no_grad()

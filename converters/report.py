@@ -73,20 +73,27 @@ def write_report(
         manifest: of the finished bundle.
         verdict: what `edge.judges.check` found.
         speed: what `edge.judges.bench` measured.
-        history: of the distillation: loss and, now and then, held-out PSNR over time.
+        history: of the distillation: loss and, now and then, PSNR of mouth and eyes over time.
         sheet: the pictures.
         seconds: duration of the whole run.
-        notes: sentences about the photo and the clip.
+        notes: sentences about the photo, the clip and the training.
     """
     figures = manifest.metrics
     size = sum(entry.bytes for entry in manifest.files.values())
     least = min(manifest.expressions, key=lambda row: row.drawn)
     tiles = [
-        (f"{figures['psnr_db']:.1f} dB", "PSNR against the teacher, held-out calm speaker"),
-        (f"{figures['extreme_psnr_db']:.1f} dB", "PSNR, held-out extremes of pose and expression"),
-        (f"{figures['ssim']:.3f}", "SSIM, calm speaker"),
-        (f"{figures['energy_ratio']:.2f}", "sharpness: energy of student / teacher"),
+        (f"{figures['mouth_psnr_db']:.1f} dB", "mouth: PSNR against the teacher, held-out talking motion"),
+        (f"{figures['eyes_psnr_db']:.1f} dB", "eyes, likewise"),
+        *(
+            (f"{100 * figures[name]:.0f} %", f"of the teacher's motion of {what} followed")
+            for name, what in (("lips_followed", "lips"), ("lids_followed", "lids"), ("gaze_followed", "gaze"))
+            if name in figures
+        ),
         (f"{100 * least.drawn:.0f} %", f"of “{least.expression}” drawn, the least of all expressions"),
+        (f"{figures['psnr_db']:.1f} dB", "whole frames, most of them background"),
+        (f"{figures['extreme_psnr_db']:.1f} dB", "whole frames at the extremes of pose and expression"),
+        (f"{figures['ssim']:.3f}", "SSIM, whole frames"),
+        (f"{figures['energy_ratio']:.2f}", "sharpness: energy of student / teacher"),
         (f"{manifest.gflops:.2f} GFLOPs", f"a frame of 512 × 512 ({manifest.gmacs:.2f} GMACs)"),
         (f"{manifest.parameters / 1e6:.2f} M", "parameters"),
         (f"{size / 1e6:.1f} MB", "the whole bundle"),
@@ -126,6 +133,13 @@ def write_report(
             ),
         ),
     ]
+    features = (("lip opening", "lip_opening"), ("mouth width", "mouth_width"), ("lid opening", "lid_opening"))
+    off = [f"{what} {figures[name]:.1f} %" for what, name in (*features, ("gaze", "gaze")) if name in figures]
+    if off:
+        parts.append(
+            "<p>Held-out talking motion, as landmarks found in the student's frames and in the teacher's: "
+            f"{', '.join(off)} of the distance between the eyes apart, on average.</p>"
+        )
     captions = ("teacher", "student", "difference × 8")
     parts += ["<h2>The worst of the held-out frames looked at</h2>", '<div class="wide">']
     pictures = (*sheet.worst, _difference(*sheet.worst))
@@ -243,7 +257,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _curves(history: Sequence[dict[str, Any]]) -> str:
-    """Loss of each stage (log scale) and held-out PSNR over training time, as one SVG."""
+    """Loss of each stage (log scale), and PSNR of mouth and eyes, over training time, as one SVG."""
     width, height, left, bottom, top = 1000, 300, 56, 34, 16
     points = {
         stage: [
@@ -251,11 +265,15 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
         ]
         for stage in ("motion", "frames")
     }
-    psnr = [(row["seconds"], row["psnr_db"]) for row in history if "psnr_db" in row]
+    looks = {
+        part: [(row["seconds"], row[f"{part}_psnr_db"]) for row in history if f"{part}_psnr_db" in row]
+        for part in ("mouth", "eyes")
+    }
+    decibels = [point for values in looks.values() for point in values]
     everything = [point for stage in points.values() for point in stage]
     if len(everything) < 2:
         return "<p>Too short a run for curves.</p>"
-    longest = float(max(t for t, _ in everything + psnr))
+    longest = float(max(t for t, _ in everything + decibels))
 
     def x(seconds: float) -> float:
         return left + (width - left - 56) * seconds / max(longest, 1e-6)
@@ -285,18 +303,12 @@ def _curves(history: Sequence[dict[str, Any]]) -> str:
                     "middle",
                 )
             )
-    if len(psnr) > 1:
-        low, high = min(v for _, v in psnr), max(v for _, v in psnr)
-        parts.append(line(psnr, "#3da35d", low, high))
-        parts.append(
-            text(
-                width - 8,
-                height - bottom - 6,
-                f"held-out PSNR {psnr[0][1]:.1f} → {psnr[-1][1]:.1f} dB",
-                "#3da35d",
-                "end",
-            )
-        )
+    if len(decibels) > 2:
+        low, high = min(v for _, v in decibels), max(v for _, v in decibels)
+        for row, ((part, values), colour) in enumerate(zip(looks.items(), ("#3da35d", "#9a63c9"), strict=True)):
+            parts.append(line(values, colour, low, high))
+            what = f"{part} {values[0][1]:.1f} → {values[-1][1]:.1f} dB"
+            parts.append(text(width - 8, height - bottom - 6 - 18 * row, what, colour, "end"))
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(text(x(share * longest), height - 10, f"{share * longest:.0f} s", anchor="middle"))
     return "".join(parts) + "</svg><p>Each loss on its own logarithmic scale.</p>"

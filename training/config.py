@@ -6,8 +6,8 @@ here once, and the command line reads them from these fields.
 
 from dataclasses import dataclass
 
-MINUTES = 6.0
-"""Training time of the default run."""
+MINUTES = 15.0
+"""Most training time of the default run, which ends sooner where mouth and eyes get no better."""
 
 TIERS = {"standard": 3.2, "low": 2.0, "nano": 1.0, "paper": 12.0}
 """GFLOPs per frame (2 per multiply-accumulate) of the named students, everything per frame included."""
@@ -15,15 +15,6 @@ TIERS = {"standard": 3.2, "low": 2.0, "nano": 1.0, "paper": 12.0}
 
 TRAINING_FRAMES = 700
 """Frames of procedural motion that the default run learns from."""
-
-
-def training_frames(minutes: float | None) -> int:
-    """Frames for a run of that length, 350 to 3000: with more time, more poses are worth rendering (700 in 6 minutes).
-
-    Without a length, those of the default run.
-    """
-    share = 1.0 if minutes is None else max(0.25, minutes / MINUTES)
-    return min(3000, round(TRAINING_FRAMES * share**0.5))
 
 
 @dataclass(frozen=True)
@@ -65,15 +56,15 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class DistilConfig:
-    """One distillation run. `minutes` or `steps` bounds it; all else stays the same when a run is resumed."""
+    """One distillation run. `minutes` or `steps` bound it; all else stays the same when a run is resumed."""
 
     gflops: float = TIERS["standard"]
     minutes: float | None = MINUTES
-    """Training time, without rendering the teacher's frames; ignored where `steps` is given."""
+    """Most training time, without rendering the teacher's frames; ignored where `steps` is given."""
     steps: int | None = None
     """Steps of both stages together, for runs that must repeat exactly."""
     motion_share: float = 0.12
-    """Part of the run in which the motion network alone learns the teacher's motion field."""
+    """Part of the run, of its minutes at the most, in which the motion network alone learns the teacher's field."""
     batch: int = 4
     window: int = 256
     """Side in pixels of the random square in which frames are compared, a multiple of 8; 512: whole frames."""

@@ -11,8 +11,9 @@ What the teacher delivers, and the switch of `DistilConfig` that takes it away (
 Perceptual and head pose loss need networks, which are passed likewise.
 
 What it does: renders the tracks once into the run folder; fits the basis fields in closed form; teaches the motion
-network alone; then trains everything end to end on pixels. A painter whose units fall silent is noticed, and taken back
-to where it was healthy. What it does not: landmarks, retargeting, export.
+network alone; then trains everything end to end on pixels, until mouth and eyes get no better (`schedule`). A painter
+whose units fall silent is noticed, and taken back to where it was healthy. What it does not: landmarks, retargeting,
+export.
 
 The run folder holds all that is needed to go on. A killed run continues at its last checkpoint (every 20 s), and
 the order of the data depends on the seed and the step alone, so a run of fixed `steps` ends with the same weights
@@ -39,7 +40,8 @@ from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_tensors, save_driver, save_student, save_tensors, write_text
 from training.config import DistilConfig, LossWeights
-from training.measures.metrics import Fidelity, FidelityMeter
+from training.measures.face import box_psnr
+from training.measures.metrics import Fidelity, FidelityMeter, psnr
 from training.progress import Progress, print_progress, silent
 from training.student.census import Layer, dying, silence, take_census
 from training.student.closed_form import (
@@ -57,6 +59,7 @@ from training.student.driver import Driver, fit_driver
 from training.student.losses import Discriminator, Features, HeadPose, motion_loss, student_loss
 from training.student.network import Student, flatten_volume
 from training.student.person import Window
+from training.student.schedule import LOOK_EVERY, Schedule, State
 from training.teachers import Identity, Teacher
 
 CHUNK = 16
@@ -78,9 +81,8 @@ MARGIN = 16
 CELL_PX = NETWORK // FIELD
 SAVE_EVERY_S = 20.0
 HISTORY_EVERY_S = 3.0
-PREVIEW_EVERY_S = 45.0
-PREVIEW_FRAMES = 8
-"""Held-out frames behind the PSNR points of the history."""
+LOOKED_AT = 24
+"""Frames of a track behind each look at mouth and eyes."""
 
 
 class RenderedTrack(NamedTuple):
@@ -108,7 +110,7 @@ class DistilResult(NamedTuple):
     fidelity: Fidelity
     """Against the teacher on the held-out track."""
     history: list[dict[str, Any]]
-    """Loss curves and held-out PSNR over time; also in `history.json`."""
+    """Loss curves, and PSNR of mouth, eyes and frame on the watched track, over time; also in `history.json`."""
     training: RenderedTrack
     held_out: RenderedTrack
     seconds: float
@@ -118,6 +120,8 @@ class DistilResult(NamedTuple):
     """Of the student, over held-out frames: which of its units are silent."""
     setbacks: tuple[str, ...]
     """A sentence for each time that training went back to a healthy state."""
+    course: State
+    """Why training ended, and what mouth and eyes gained on the watched track, look by look."""
 
 
 def _fingerprint(identity: Identity, teacher: Teacher, landmarks: np.ndarray) -> str:
@@ -292,13 +296,6 @@ def weights_at(step: int, weights: LossWeights) -> LossWeights:
     )
 
 
-def _cosine(share: float, warm_up: float = 0.03, floor: float = 0.02) -> float:
-    """Learning rate factor over a stage: a short rise, then half a cosine."""
-    if share < warm_up:
-        return max(0.05, share / warm_up)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, (share - warm_up) / (1 - warm_up))))
-
-
 def _precision(device: torch.device) -> torch.dtype | None:
     """bfloat16 where the machine multiplies it faster than float32, else None."""
     if device.type == "cuda":
@@ -333,6 +330,26 @@ def evaluate(student: Student, track: RenderedTrack, config: DistilConfig, rows:
     return meter.result()
 
 
+@torch.no_grad()
+def draw_track(student: Student, track: RenderedTrack) -> Iterator[np.ndarray]:
+    """A bound student's frame for each pose of a track, one after another: uint8 [512, 512, 3]."""
+    for keypoints, local in zip(track.keypoints, track.local_landmarks, strict=True):
+        frame = student(torch.from_numpy(np.array(keypoints))[None], torch.from_numpy(np.array(local))[None])[0]
+        yield (frame * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+@torch.no_grad()
+def _look(student: Student, track: RenderedTrack, config: DistilConfig) -> dict[str, float]:
+    """PSNR in dB of mouth, eyes and whole frames, over a few frames of a track."""
+    decibels = []
+    for row in _spread(len(track.frames), LOOKED_AT):
+        pose = _load(track, np.array([row]), student, config)
+        made = student.animate(pose.keypoints, pose.local_landmarks).image.clamp(0, 1)
+        decibels.append((*box_psnr(made[0], pose.frames[0], pose.local_landmarks[0]), float(psnr(made, pose.frames))))
+    named = zip(("mouth_psnr_db", "eyes_psnr_db", "psnr_db"), np.mean(decibels, 0), strict=True)
+    return {name: round(float(value), 3) for name, value in named}
+
+
 def distil(
     identity: Identity,
     teacher: Teacher,
@@ -340,6 +357,7 @@ def distil(
     *,
     training_landmarks: np.ndarray,
     held_out_landmarks: np.ndarray,
+    watched_landmarks: np.ndarray | None = None,
     config: DistilConfig | None = None,
     perceptual: Features | None = None,
     discriminator: Discriminator | None = None,
@@ -356,6 +374,8 @@ def distil(
             another's frames, they are rendered anew and training starts over.
         training_landmarks: float32 [T, 478, 3], retargeted to this person; varied poses teach more than many.
         held_out_landmarks: float32 [T, 478, 3], a track of other motion; it measures and never trains.
+        watched_landmarks: float32 [T, 478, 3], motion of a third kind: where mouth and eyes get no better on it, a run
+            of minutes ends before its bound. Without it, and without steps, it takes all its minutes.
         config: sizes, time and switches.
         perceptual: feature maps for L_P, where a network is at hand; weighed by `config.weights.perceptual`.
         discriminator: for L_G, where the teacher delivers one.
@@ -375,7 +395,10 @@ def distil(
     progress = progress or print_progress()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tracks = {}
-    for name, landmarks in (("training", training_landmarks), ("held_out", held_out_landmarks)):
+    asked = {"training": training_landmarks, "held_out": held_out_landmarks}
+    if watched_landmarks is not None:
+        asked["watched"] = watched_landmarks
+    for name, landmarks in asked.items():
         label = f"rendering {name.replace('_', '-')}"
         tracks[name] = render_track(identity, teacher, landmarks, run_folder / name, label=label, progress=progress)
     training, held_out = tracks["training"], tracks["held_out"]
@@ -408,19 +431,28 @@ def distil(
     setbacks: list[str] = []
     ailing = False
 
-    checkpoint, healthy = run_folder / "checkpoint.safetensors", run_folder / "healthy.safetensors"
+    checkpoint, healthy, settling = (
+        run_folder / f"{name}.safetensors" for name in ("checkpoint", "healthy", "settling")
+    )
     made_by = asdict(config) | {"minutes": None, "steps": None, "frames": _track_id(run_folder)}
     targets = _targets(training)
     matte = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
     inside = find_inside(matte)
     # The photo in the layer stays itself: to learn it is to average misplacements into soft skin. Nor gets it holes.
     learned = torch.cat([torch.zeros(1, 3, NETWORK, NETWORK), (~inside).float()], 1).to(device)
+    schedule = Schedule(config)
     resumed = _resume(checkpoint, made_by, student, optimiser, average)
     if resumed:
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
         setbacks, ailing = resumed["setbacks"], resumed["ailing"]
+        schedule = Schedule(config, resumed["schedule"], step)
+        if schedule.resettles and (before := _resume(settling, made_by, student, optimiser, average)):
+            step = before["step"]
+            schedule.resume(before["schedule"], step, seconds)
+            tqdm.write(f"  note: training goes on from step {step}, where it had begun to settle")
     else:
-        healthy.unlink(missing_ok=True)
+        for path in (healthy, settling):
+            path.unlink(missing_ok=True)
     if not resumed and config.motion_field:
         progress("layers", 0.0, "")
         begun = time.monotonic()
@@ -440,20 +472,20 @@ def distil(
         progress("layers", 1.0, "")
     for trunk in network.trunks():
         trunk.precision = _precision(device)
-    motion_share = config.motion_share if config.motion_field else 0.0
 
     def save(path: Path) -> None:
         record = {"made_by": made_by, "step": step, "seconds": seconds, "history": history}
-        record |= {"setbacks": setbacks, "ailing": ailing}
+        record |= {"setbacks": setbacks, "ailing": ailing, "schedule": schedule.record()}
         save_tensors(path, _training_state(student, optimiser, average), record)
 
     started = time.monotonic() - seconds
-    saved = noted = previewed = seconds
-    while (share := step / config.steps if config.steps is not None else seconds / (60 * config.minutes)) < 1:
-        learns_motion = share < motion_share
+    saved = noted = seconds
+    while not schedule.over(step):
+        learns_motion = schedule.learns_motion(step, seconds)
         stage = "motion" if learns_motion else "frames"
-        local_share = share / motion_share if learns_motion else (share - motion_share) / (1 - motion_share)
-        rate = config.learning_rate * 0.5 ** len(setbacks) * _cosine(local_share)
+        if schedule.settles(step, seconds):
+            save(settling)
+        rate = config.learning_rate * 0.5 ** len(setbacks) * schedule.rate(step, seconds)
         for group in optimiser.param_groups:
             group["lr"] = rate * group["scale"]
 
@@ -508,13 +540,13 @@ def distil(
         if seconds - noted > HISTORY_EVERY_S or step == 1:
             noted = seconds
             history.append({"step": step, "seconds": round(seconds, 2), "stage": stage, "loss": loss.item()} | note)
-            progress("training", share, f"step {step}, {stage}, loss {loss.item():.4f}")
-        if seconds - previewed > PREVIEW_EVERY_S:
-            previewed = seconds
+            progress("training", schedule.share(step, seconds), f"step {step}, {stage}, loss {loss.item():.4f}")
+        if not learns_motion and step % LOOK_EVERY == 0 and "watched" in tracks:
             with _averaged(student, average):
                 student.distribute(volume)
-                psnr_db = evaluate(student, held_out, config, _spread(len(held_out.frames), PREVIEW_FRAMES)).psnr_db
-            history.append({"step": step, "seconds": round(seconds, 2), "stage": stage, "psnr_db": psnr_db})
+                look = _look(student, tracks["watched"], config)
+            history.append({"step": step, "seconds": round(seconds, 2), "stage": stage} | look)
+            schedule.look(step, look["mouth_psnr_db"], look["eyes_psnr_db"])
         if not learns_motion and step % CENSUS_EVERY == 0:
             student.distribute(volume)
             sick = dying(_census(student, training, CENSUS_FRAMES, config))
@@ -573,7 +605,9 @@ def distil(
             "setbacks": setbacks,
         },
     )
-    return DistilResult(student, driver, fidelity, history, training, held_out, seconds, step, census, tuple(setbacks))
+    return DistilResult(
+        student, driver, fidelity, history, training, held_out, seconds, step, census, tuple(setbacks), schedule.state
+    )
 
 
 def _track_id(run_folder: Path) -> str:
