@@ -120,23 +120,29 @@ def render(task: Task, threads: int) -> None:
         render_track(ready.identity, ready.teacher, getattr(ready.tracks, track), folder)
 
 
-def train(task: Task, threads: int) -> tuple[dict[str, Any], str]:
-    """One student from frames that are rendered: its row and its census; its close-ups go to WORK/sheets."""
-    torch.set_num_threads(threads)
-    ready = material(task.photo, task.frames)
-    row, tag = task.row(), task.tag()
-    own, sheets = task.work / "training" / tag, task.work / "sheets"
+def learn(task: Task, ready: Material) -> tuple[DistilResult, Path]:
+    """A student from frames that are rendered, and its run folder."""
+    own = task.work / "training" / task.tag()
     own.mkdir(parents=True, exist_ok=True)
-    sheets.mkdir(exist_ok=True)
     for track, folder in frames_of(task.name, task.work, task.frames).items():
         if not (own / track).exists():
             (own / track).symlink_to(folder.resolve(), target_is_directory=True)
+    result = distil(
+        ready.identity, ready.teacher, own, training_landmarks=ready.tracks.training,
+        held_out_landmarks=ready.tracks.held_out, config=task.config, build=task.build, progress=lambda *told: None,
+    )  # fmt: skip
+    return result, own
+
+
+def train(task: Task, threads: int) -> tuple[dict[str, Any], str]:
+    """One student: its row and its census; its close-ups go to WORK/sheets."""
+    torch.set_num_threads(threads)
+    ready = material(task.photo, task.frames)
+    row, tag = task.row(), task.tag()
+    sheets = task.work / "sheets"
+    sheets.mkdir(exist_ok=True)
     try:
-        result = distil(
-            ready.identity, ready.teacher, own, training_landmarks=ready.tracks.training,
-            held_out_landmarks=ready.tracks.held_out, config=task.config, build=task.build,
-            progress=lambda *told: None,
-        )  # fmt: skip
+        result, own = learn(task, ready)
     except FidelityError as error:
         return row | {"died": str(error)}, ""
     table = census_table(result.census)
