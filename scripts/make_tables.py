@@ -86,6 +86,14 @@ def devices() -> str:
     return _markdown(head, table)
 
 
+DRAWN = {
+    f"{part}{key}": f"{part}: {what}"
+    for part in ("mouth", "eyes")
+    for key, what in (("", "mean"), ("_least", "least"), ("_apart", "seeds apart"))
+} | {"teeth": "teeth", "psnr_db": "PSNR, dB"}
+"""What a sweep's students draw of their teacher's mouth and eyes: columns, and their heads."""
+
+
 def designs() -> str:
     """Students of other designs."""
     table = []
@@ -95,18 +103,15 @@ def designs() -> str:
             for runtime in ("onnx", "executorch")
             for threads in (1, 2)
         ]
-        quality = [f"{row['psnr_db']}, {row['extremes_db']}", row["apart_db"], row["ssim"], row["lpips"]]
-        table.append([f"{row['name']}: {row['what']}", row["gmacs"], *quality, *times])
+        table.append([f"{row['name']}: {row['what']}", row["gmacs"], *(row[column] for column in DRAWN), *times])
     settings = [f"{runtime}, {threads}" for runtime in ("ONNX", "ExecuTorch") for threads in ("1 thread", "2 threads")]
-    quality = ("PSNR calm, extremes", "seeds apart", "SSIM", "LPIPS")
-    return _markdown(("design", "GMACs", *quality, *(f"{one}, ms fp32 / int8" for one in settings)), table)
+    return _markdown(("design", "GMACs", *DRAWN.values(), *(f"{one}, ms fp32 / int8" for one in settings)), table)
 
 
 def scale() -> str:
     """GFLOPs, steps and frames, one varied at a time."""
-    columns = ("name", "gmacs", "steps", "frames", "psnr_db", "apart_db", "extremes_db", "ssim", "lpips", "seconds")
-    quality = ("PSNR calm", "seeds apart", "extremes", "SSIM", "LPIPS")
-    head = ("varied", "GMACs", "steps", "frames", *quality, "seconds of training")
+    columns = ("name", "gmacs", "steps", "frames", *DRAWN)
+    head = ("varied", "GMACs", "steps", "frames", *DRAWN.values())
     return _markdown(head, [[row[column] for column in columns] for row in read("scale.csv")])
 
 
@@ -134,21 +139,35 @@ def people() -> str:
 
 def rates() -> str:
     """Learning rates, by mouth and eyes."""
-    columns = (
-        "name",
-        "what",
-        "mouth",
-        "mouth_least",
-        "mouth_apart",
-        "eyes",
-        "eyes_least",
-        "eyes_apart",
-        "teeth",
-        "psnr_db",
-    )
-    drawn = [f"{part}: {what}" for part in ("mouth", "eyes") for what in ("mean", "least", "seeds apart")]
-    head = ("rate", "is", *drawn, "teeth", "PSNR, dB")
-    return _markdown(head, [[row[column] for column in columns] for row in read("rates.csv")])
+    rows = [[row[column] for column in ("name", "what", *DRAWN)] for row in read("rates.csv")]
+    return _markdown(("rate", "is", *DRAWN.values()), rows)
+
+
+def faces() -> str:
+    """Mouth and eyes of students that clips drive: means over clips, the worst mouth first."""
+    by_portrait: dict[str, list[dict[str, str]]] = {}
+    for row in read("faces.csv"):
+        by_portrait.setdefault(row["portrait"], []).append(row)
+    figures = {
+        "mouth_psnr_db": ("mouth, dB", 1, 1), "eyes_psnr_db": ("eyes, dB", 1, 1),
+        "mouth_lpips": ("LPIPS: mouth", 1, 3), "eyes_lpips": ("eyes", 1, 3),
+        "lip_opening": ("off, % of eye distance: lip opening", 1, 1), "mouth_width": ("mouth width", 1, 1),
+        "lid_opening": ("lid opening", 1, 1), "gaze": ("gaze", 1, 1),
+        "lips_followed": ("followed, %: lips", 100, 0), "lids_followed": ("lids", 100, 0),
+        "gaze_followed": ("gaze", 100, 0), "lost": ("faces lost, %", 100, 0),
+    }  # fmt: skip
+
+    def mean(rows: Sequence[dict[str, str]], name: str) -> float:
+        values = [float(row[name]) for row in rows if row[name]]
+        return sum(values) / len(values) if values else float("nan")
+
+    def line(name: str, rows: Sequence[dict[str, str]]) -> list[str]:
+        return [name, *(f"{scale * mean(rows, key):.{digits}f}" for key, (_, scale, digits) in figures.items())]
+
+    table = [line(name, rows) for name, rows in by_portrait.items()]
+    table.sort(key=lambda row: float(row[1]))
+    table.append(line("all", [row for rows in by_portrait.values() for row in rows]))
+    return _markdown(("portrait", *(head for head, _, _ in figures.values())), table)
 
 
 def cost() -> str:
@@ -165,6 +184,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "designs": designs,
     "people": people,
     "rates": rates,
+    "faces": faces,
     "scale": scale,
     "cost": cost,
 }
