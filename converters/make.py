@@ -26,11 +26,12 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from converters.golden import golden_motion
+from converters.quantize import in_eight_bits
 from converters.report import Sheet, write_report
 from converters.student_graph import Driving, StudentGraph
 from converters.to_coreml import export_coreml
 from converters.to_executorch import export_executorch
-from converters.to_onnx import CALIBRATION_FRAMES, export_onnx
+from converters.to_onnx import export_onnx
 from converters.write_bundle import CONSENT, BundleContents, Lowered, write_bundle
 from edge.avatar import Avatar
 from edge.bundle import ExpressionRow, Manifest, all_readable, safe_name
@@ -302,12 +303,7 @@ def lower_all(
         student, driver, calibration=calibration, held_out=held_out, precisions=("fp32", "int8")
     )
     students, drivers = list(onnx), [onnx_driver]
-    quantised = None
-    if installed("executorch"):
-        from converters.quantize import quantize_pt2e
-
-        # One quantisation for both: calibrating takes longer than lowering.
-        quantised = quantize_pt2e(StudentGraph(student), calibration.spread(CALIBRATION_FRAMES))
+    quantised = in_eight_bits(student, calibration)  # one for both
     exporters: dict[Runtime, Any] = {"executorch": export_executorch, "coreml": export_coreml}
     for runtime, export in exporters.items():
         if not installed(runtime):

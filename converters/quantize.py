@@ -15,8 +15,9 @@ import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,9 @@ QUANTIZED_PARTS = (
 )
 """Convolutions to quantise, by the beginning of their weight's name: all but the last; or the 64 px half."""
 
+CALIBRATION_FRAMES = 24
+"""Frames, spread over the training track, that set the ranges of a bundle's activations."""
+
 TAIL = 1e-5
 """Share of calibrated values at either end that saturates: better than the full range, which outliers set."""
 
@@ -47,6 +51,9 @@ LEVELS = 127
 
 SMALLEST_TABLE = 2**16
 """Numbers in a table that is worth packing."""
+
+Quantised = Callable[[tuple[str, ...]], nn.Module]
+"""A student with these parts in 8 bits."""
 
 _FOLLOWERS = ("Relu", "Add", "Resize", "Concat")
 """Operations that go 8-bit with the convolutions that feed them."""
@@ -216,6 +223,17 @@ def quantize_pt2e(
     if not any(tensor.dtype == torch.int8 for tensor in converted.state_dict().values()):
         raise ParityError(f"No convolution is named like {', '.join(parts)}, so nothing was quantised.")
     return converted
+
+
+def in_eight_bits(student: Student, calibration: Driving) -> Quantised:
+    """A student by `quantize_pt2e`: for each choice of parts made once, as calibrating takes longer than lowering.
+
+    Args:
+        student: bound, trained.
+        calibration: motion of the training track.
+    """
+    graph, frames = StudentGraph(student), calibration.spread(CALIBRATION_FRAMES)
+    return cache(lambda parts: quantize_pt2e(graph, frames, parts=parts))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from torch import nn
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, first_within_gate, require, require_driver
-from converters.quantize import QUANTIZED_PARTS, importing, is_packed, pack_tables, quantize_pt2e, quiet
+from converters.quantize import QUANTIZED_PARTS, Quantised, importing, in_eight_bits, is_packed, pack_tables, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import SYNTHETIC_MEDIA, Lowered
 from edge.errors import InputError
@@ -36,7 +36,6 @@ PRECISIONS = ("fp16", "int8", "fp32", "w8", "palette6", "image")
 """int8: weights and activations of the generator (needs iOS 17); w8: int8 weights of convolutions; palette6: 6-bit
 palettes of them; all three with packed tables; image: fp16 whose output is an RGB pixel buffer."""
 BUNDLED = ("fp16", "int8")
-CALIBRATION_FRAMES = 24
 VERIFIED_FRAMES = 8
 
 NEURAL_ENGINE_OPS = frozenset(
@@ -58,7 +57,7 @@ def export_coreml(
     precisions: Sequence[str] = BUNDLED,
     target: str = TARGETS[0],
     verify: bool = True,
-    quantised: nn.Module | None = None,
+    quantised: Quantised | None = None,
 ) -> tuple[list[Lowered], Lowered | None]:
     """A bound student as Core ML packages that were run and compared.
 
@@ -70,7 +69,7 @@ def export_coreml(
         precisions: of `PRECISIONS`.
         target: the oldest system that must run it, of `TARGETS`.
         verify: run each saved package, compare with torch and hold the result to `GATES`.
-        quantised: what `quantize_pt2e` made of this student, where another converter needed it already.
+        quantised: this student in 8 bits (`in_eight_bits`), where another converter takes it as well.
 
     Returns:
         The student at each precision, and the driver where there is one.
@@ -128,12 +127,10 @@ def export_coreml(
     def eight_bits() -> Lowered:
         """As much in 8 bits as the gate allows, as for the other runtimes."""
         least = "iOS17" if target == "iOS16" else target  # Activations in 8 bits came with iOS 17.
+        module = quantised or in_eight_bits(student, calibration)
 
         def made(parts: tuple[str, ...]) -> Lowered:
-            module = quantised if parts == QUANTIZED_PARTS[0] else None
-            if module is None:
-                module = quantize_pt2e(graph, calibration.spread(CALIBRATION_FRAMES), parts=parts)
-            return lowered("int8", pack_constants(convert(module, doors, (IMAGE_OUT.name,), least, "fp16")))
+            return lowered("int8", pack_constants(convert(module(parts), doors, (IMAGE_OUT.name,), least, "fp16")))
 
         return first_within_gate(made, QUANTIZED_PARTS)
 

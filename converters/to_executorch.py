@@ -24,7 +24,7 @@ from torch import nn
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, first_within_gate, require, require_driver
-from converters.quantize import QUANTIZED_PARTS, importing, is_packed, quantize_pt2e, quiet
+from converters.quantize import QUANTIZED_PARTS, Quantised, importing, in_eight_bits, is_packed, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import Lowered
 from edge.errors import BundleError, InputError
@@ -35,7 +35,6 @@ from training.student.network import Painted, Student
 
 TARGETS = {"xnnpack": ("fp32", "int8"), "vulkan": ("fp16",), "coreml": ("fp16",)}
 """Precisions by backend."""
-CALIBRATION_FRAMES = 24
 VERIFIED_FRAMES = 16
 
 LEFT_TO_KERNELS = {
@@ -69,7 +68,7 @@ def export_executorch(
     precisions: Sequence[str] | None = None,
     target: str = "xnnpack",
     verify: bool = True,
-    quantised: nn.Module | None = None,
+    quantised: Quantised | None = None,
 ) -> tuple[list[Lowered], Lowered | None]:
     """A bound student as ExecuTorch programs, which were run and compared where they can be.
 
@@ -81,7 +80,7 @@ def export_executorch(
         precisions: of `TARGETS[target]`; default: all of them.
         target: the backend.
         verify: compare with torch and hold the result to `GATES`.
-        quantised: what `quantize_pt2e` made of this student, where another converter needed it already.
+        quantised: this student in 8 bits (`in_eight_bits`), where another converter takes it as well.
 
     Returns:
         The student at each precision; the driver, where there is one, with the target that it runs on: XNNPACK.
@@ -114,14 +113,8 @@ def export_executorch(
 
     def eight_bits() -> Lowered:
         """As much in 8 bits as the gate allows: the generator first, then without its finest layers."""
-
-        def made(parts: tuple[str, ...]) -> Lowered:
-            module = quantised if parts == QUANTIZED_PARTS[0] else None
-            if module is None:
-                module = quantize_pt2e(graph, calibration.spread(CALIBRATION_FRAMES), parts=parts)
-            return lowered("int8", module)
-
-        return first_within_gate(made, QUANTIZED_PARTS)
+        module = quantised or in_eight_bits(student, calibration)
+        return first_within_gate(lambda parts: lowered("int8", module(parts)), QUANTIZED_PARTS)
 
     makers: dict[str, Callable[[], Lowered]] = {
         "fp32": lambda: lowered("fp32", graph),

@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, first_within_gate, require, require_driver
-from converters.quantize import QUANTIZED_PARTS, is_packed, pack_tables, quantize
+from converters.quantize import CALIBRATION_FRAMES, QUANTIZED_PARTS, is_packed, pack_tables, quantize
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import Lowered
 from edge.errors import InputError
@@ -34,7 +34,6 @@ OPSET = 20
 """GridSample is native since 16; 20 is the version in which its modes have their present names."""
 SMALLEST_HALVED = 1024
 """Numbers in a constant that is worth halving."""
-CALIBRATION_FRAMES = 24
 VERIFIED_FRAMES = 16
 PRECISIONS = ("fp32", "fp16", "int8")
 

@@ -75,7 +75,7 @@ def quantised(random_student, driving):
 def programs(random_student, driving, quantised):
     """The random student for XNNPACK by precision, and its driver."""
     students, driver = export_executorch(
-        random_student, random_driver(), calibration=driving[1], held_out=driving[2], quantised=quantised
+        random_student, random_driver(), calibration=driving[1], held_out=driving[2], quantised=lambda parts: quantised
     )
     return {student.precision: student for student in students}, driver
 
@@ -289,7 +289,7 @@ def test_as_much_in_eight_bits_as_the_gate_allows(random_student, driving, monke
     """Where the generator misses the gate, its finest layers stay float; where they do too, there is no program."""
     kept, quality = [], {}
 
-    def quantise(graph, calibration, *, parts):
+    def quantised(parts):
         kept.append(parts)
         return quality[parts]
 
@@ -297,10 +297,9 @@ def test_as_much_in_eight_bits_as_the_gate_allows(random_student, driving, monke
         return "executorch", [np.full((1, 3, NETWORK, NETWORK), body, np.float32) for _ in frames]
 
     monkeypatch.setattr(to_executorch, "StudentGraph", lambda _: Gray())
-    monkeypatch.setattr(to_executorch, "quantize_pt2e", quantise)
     monkeypatch.setattr(to_executorch, "lower", lambda module, *_: Program(module, 1, ()))
     monkeypatch.setattr(to_executorch, "run_program", run)
-    asked = {"calibration": driving[1], "held_out": driving[2], "precisions": ["int8"]}
+    asked = {"calibration": driving[1], "held_out": driving[2], "precisions": ["int8"], "quantised": quantised}
     quality.update(dict(zip(QUANTIZED_PARTS, (0.4, 0.501), strict=True)))
     (student,), _ = export_executorch(random_student, None, **asked)
     assert kept == list(QUANTIZED_PARTS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from converters import make, to_coreml, to_executorch, to_onnx
+from converters import make, quantize, to_coreml, to_executorch, to_onnx
 from converters.cli import random_driver, random_driving, random_student
 from converters.student_graph import StudentGraph
 from edge.judges.check import GATES, psnr_db
@@ -32,8 +32,8 @@ def ladder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module in (to_onnx, to_executorch, to_coreml):
             patch.setattr(module, "VERIFIED_FRAMES", 1)
+        for module in (to_onnx, quantize):
             patch.setattr(module, "CALIBRATION_FRAMES", 4)
-        patch.setattr(make, "CALIBRATION_FRAMES", 4)
         students, drivers = make.lower_all(student, random_driver(), calibration=calibration, held_out=held_out)
     folder = tmp_path_factory.mktemp("ladder")
     files = {}
