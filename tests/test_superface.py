@@ -119,6 +119,41 @@ def test_a_student_that_draws_too_little_is_refused(capsys):
     _require([], Path("expressions.png"), force=False)
 
 
+def test_figures_of_the_face_in_a_line():
+    from converters.make import tell_face
+
+    figures = {"mouth_psnr_db": 31.24, "eyes_psnr_db": 30.0, "lips_followed": 0.964, "gaze_followed": 0.3}
+    told = "mouth 31.2 dB, eyes 30.0 dB; of the teacher's motion it follows: lips 96 %, gaze 30 %"
+    assert tell_face(figures) == told
+    assert tell_face({"mouth_psnr_db": 31.24, "eyes_psnr_db": 30.0}) == "mouth 31.2 dB, eyes 30.0 dB"
+
+
+@pytest.mark.parametrize(
+    ("why", "looks", "sentence"),
+    [
+        ("plateau", [30.0, 31.0], None),
+        ("steps", [], None),
+        ("bound", [30.0, 31.0, 31.46], "mouth and eyes gained 0.5 dB in the last 250 steps"),
+        ("bound", [30.0], "too few to tell"),
+    ],
+)
+def test_a_run_that_its_bound_cut_short_is_told_of(why, looks, sentence):
+    from types import SimpleNamespace
+
+    from converters.make import _unfinished
+    from training.config import DistilConfig
+
+    told = _unfinished(
+        SimpleNamespace(course=SimpleNamespace(why=why, looks=looks), steps=900), DistilConfig(minutes=2)
+    )
+    if sentence is None:
+        assert told is None
+    else:
+        assert "ran out of its 2 minutes after 900 steps" in told
+        assert sentence in told
+        assert told.endswith("The same command goes on from there.")
+
+
 @pytest.mark.slow
 def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
     """`superface make` as a user runs it, in its own process, on few frames and steps; then every verb."""
@@ -143,6 +178,9 @@ def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
     assert made["verified"]
     assert made["gflops"] <= 1.0
     assert any(row["drawn"] < row["floor"] for row in made["expressions"])
+    assert list(made["metrics"])[:2] == ["mouth_psnr_db", "eyes_psnr_db"]  # the face first, then whole frames
+    assert made["metrics"]["lid_opening"] > 0
+    assert made["unfinished"] is None
     folder = tmp_path / "runs" / "grace_hopper"
     assert (folder / "expressions.png").is_file()
     bundle = folder / "grace_hopper.avatar"
