@@ -54,7 +54,8 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
         "--minutes", type=float,
-        help=f"train no longer than this; it ends sooner where mouth and eyes get no better (default: {MINUTES:g})",
+        help="train that long (default: until mouth and eyes hardly gain any more, "
+        f"and no longer than {MINUTES:g} minutes)",
     )  # fmt: skip
     budget.add_argument("--steps", type=int, help="train for so many steps instead, for runs that repeat exactly")
     size = parser.add_mutually_exclusive_group()
@@ -106,7 +107,7 @@ def run_make(arguments: argparse.Namespace) -> int:
     )
     distil = replace(config.distil, gflops=arguments.gflops or TIERS[arguments.tier])
     if arguments.minutes is not None:
-        distil = replace(distil, minutes=arguments.minutes)
+        distil = replace(distil, minutes=arguments.minutes, until_no_better=False)
     if arguments.steps is not None:
         distil = replace(distil, steps=arguments.steps)
     made = make(arguments.photo, replace(config, distil=distil))

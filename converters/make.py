@@ -46,6 +46,7 @@ from edge.judges.check import report as explain
 from edge.runtimes import Runtime, installed
 from edge.spec import FRAME
 from edge.topology import LOCAL
+from training.checkpoint import write_text
 from training.config import TRAINING_FRAMES, DistilConfig
 from training.measures.evaluators import load_head_pose, load_lpips, load_perceptual
 from training.measures.expressions import draw_closeups, draw_lesson, measure_expressions, shortfalls, teach
@@ -78,6 +79,8 @@ PREVIEW_SECONDS = 6.0
 FPS = 25.0
 QUANTISED_FRAMES = 12
 """Held-out frames among which the report looks for the one that 8 bits draw worst."""
+FINISHED = "finished.json"
+"""File of a run folder whose avatar was made: the same command may train on."""
 DRIVING_SHARE = 0.8
 """Of a driving clip, the part that trains; the rest measures."""
 
@@ -218,6 +221,7 @@ def _make(
         training_landmarks=tracks.training,
         held_out_landmarks=tracks.held_out,
         watched_landmarks=tracks.watched,
+        finished_at=_finished_at(run),
         config=config.distil,
         **_judges(teacher),
     )
@@ -279,7 +283,16 @@ def _make(
         + tuple(f"Training went back to a healthy state once ({setback})." for setback in result.setbacks)
         + ((unfinished,) if unfinished else ()),
     )  # fmt: skip
+    write_text(run / FINISHED, json.dumps({"steps": result.steps}))
     return Made(run, bundle, preview_file, report, manifest, verdict, speed, seconds, unfinished)
+
+
+def _finished_at(run: Path) -> int | None:
+    """Steps of the student that the last run in this folder made an avatar of; None where none was made yet."""
+    try:
+        return int(json.loads((run / FINISHED).read_text())["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def lower_all(

@@ -27,7 +27,7 @@ def quiet(stage, share, note):
     pass
 
 
-def run(folder, face, config=CONFIG, progress=quiet, frames=8, build=None, watched=None):
+def run(folder, face, config=CONFIG, progress=quiet, frames=8, build=None, watched=None, finished_at=None):
     return distil(
         sliding_identity(face),
         SlidingTeacher(),
@@ -35,6 +35,7 @@ def run(folder, face, config=CONFIG, progress=quiet, frames=8, build=None, watch
         training_landmarks=sliding_track(face, frames, seed=0),
         held_out_landmarks=sliding_track(face, 3, seed=1),
         watched_landmarks=watched,
+        finished_at=finished_at,
         config=config,
         build=build,
         progress=progress,
@@ -125,7 +126,9 @@ def test_a_run_that_ran_out_of_minutes_goes_on(faces, tmp_path):
     assert first.course.why == "bound"
     _, record = load_tensors(tmp_path / "settling.safetensors")
     assert record["step"] == first.course.settle_from < first.steps
-    second = run(tmp_path, faces[0], MINUTES, frames=2)
+    again = run(tmp_path, faces[0], MINUTES, frames=2)  # it was killed, say, before an avatar was made of it
+    assert again.steps == first.steps
+    second = run(tmp_path, faces[0], MINUTES, frames=2, finished_at=first.steps)
     assert second.course.settle_from > first.course.settle_from
     assert second.course.motion_until == first.course.motion_until
     assert second.seconds > first.seconds + 0.5 * 60 * MINUTES.minutes

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.config import DistilConfig
@@ -32,6 +32,7 @@ def flat(step):
     return 30.0
 
 
+@settings(deadline=None, max_examples=30)  # thousands of steps each
 @given(st.integers(1, 5000), st.floats(0, 0.9))
 def test_steps_are_a_plan_that_is_kept(steps, share):
     schedule = Schedule(DistilConfig(steps=steps, motion_share=share))
@@ -58,7 +59,8 @@ def test_mouth_and_eyes_that_get_no_better_end_a_run():
     assert falling[-1] < 0.05
 
 
-@given(st.floats(0.01, 5.0), st.floats(0.3, 60.0))
+@settings(deadline=None, max_examples=30)
+@given(st.floats(0.05, 5.0), st.floats(0.3, 30.0))
 def test_the_bound_holds_and_most_of_it_is_learning(pace, minutes):
     schedule = Schedule(DistilConfig(minutes=minutes))
     _, settled, step, seconds = run(schedule, decibels=rising, pace=pace)
@@ -117,6 +119,17 @@ def test_what_has_learned_enough_is_left_alone():
     again = Schedule(DistilConfig(minutes=60.0), schedule.record(), step)
     assert not again.resettles
     assert again.over(step)
+
+
+def test_minutes_that_are_asked_for_are_taken():
+    asked = DistilConfig(minutes=5.0, until_no_better=False)
+    schedule = Schedule(asked)
+    _, _, step, seconds = run(schedule, decibels=flat)
+    assert schedule.state.why == "bound"
+    assert seconds == pytest.approx(300, rel=0.02)
+    plateau = Schedule(MINUTES)
+    _, _, step, _ = run(plateau, decibels=flat)
+    assert Schedule(asked, plateau.record(), step).resettles
 
 
 def test_more_steps_go_on_where_fewer_began_to_settle():

@@ -7,7 +7,7 @@ here once, and the command line reads them from these fields.
 from dataclasses import dataclass
 
 MINUTES = 15.0
-"""Most training time of the default run, which ends sooner where mouth and eyes get no better."""
+"""Most training time of the default run, which ends sooner where mouth and eyes hardly gain any more."""
 
 TIERS = {"standard": 3.2, "low": 2.0, "nano": 1.0, "paper": 12.0}
 """GFLOPs per frame (2 per multiply-accumulate) of the named students, everything per frame included."""
@@ -61,6 +61,8 @@ class DistilConfig:
     gflops: float = TIERS["standard"]
     minutes: float | None = MINUTES
     """Most training time, without rendering the teacher's frames; ignored where `steps` is given."""
+    until_no_better: bool = True
+    """End before the minutes are over where mouth and eyes of a watched track hardly gain any more."""
     steps: int | None = None
     """Steps of both stages together, for runs that must repeat exactly."""
     motion_share: float = 0.12

@@ -358,6 +358,7 @@ def distil(
     training_landmarks: np.ndarray,
     held_out_landmarks: np.ndarray,
     watched_landmarks: np.ndarray | None = None,
+    finished_at: int | None = None,
     config: DistilConfig | None = None,
     perceptual: Features | None = None,
     discriminator: Discriminator | None = None,
@@ -376,6 +377,8 @@ def distil(
         held_out_landmarks: float32 [T, 478, 3], a track of other motion; it measures and never trains.
         watched_landmarks: float32 [T, 478, 3], motion of a third kind: where mouth and eyes get no better on it, a run
             of minutes ends before its bound. Without it, and without steps, it takes all its minutes.
+        finished_at: step at which an earlier run in this folder ended and all was done with it: where it had run out of
+            minutes, training goes on.
         config: sizes, time and switches.
         perceptual: feature maps for L_P, where a network is at hand; weighed by `config.weights.perceptual`.
         discriminator: for L_G, where the teacher delivers one.
@@ -434,7 +437,8 @@ def distil(
     checkpoint, healthy, settling = (
         run_folder / f"{name}.safetensors" for name in ("checkpoint", "healthy", "settling")
     )
-    made_by = asdict(config) | {"minutes": None, "steps": None, "frames": _track_id(run_folder)}
+    bounds = dict.fromkeys(("minutes", "steps", "until_no_better"))
+    made_by = asdict(config) | bounds | {"frames": _track_id(run_folder)}
     targets = _targets(training)
     matte = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
     inside = find_inside(matte)
@@ -446,7 +450,8 @@ def distil(
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
         setbacks, ailing = resumed["setbacks"], resumed["ailing"]
         schedule = Schedule(config, resumed["schedule"], step)
-        if schedule.resettles and (before := _resume(settling, made_by, student, optimiser, average)):
+        goes_on = config.steps is not None or step == finished_at
+        if schedule.resettles and goes_on and (before := _resume(settling, made_by, student, optimiser, average)):
             step = before["step"]
             schedule.resume(before["schedule"], step, seconds)
             tqdm.write(f"  note: training goes on from step {step}, where it had begun to settle")

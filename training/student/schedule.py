@@ -26,8 +26,8 @@ LOOK_EVERY = 250
 """Steps from one look at mouth and eyes to the next."""
 PATIENCE = 2
 """Looks without a gain after which mouth and eyes get no better."""
-GAIN_DB = 0.1
-"""Least gain of the mean of mouth and eyes that counts."""
+GAIN_DB = 0.2
+"""Least gain of the mean of mouth and eyes that counts: what PATIENCE looks must bring to be worth their minute."""
 GOAL_DB = 42.0
 """PSNR of mouth and eyes, the worse of the two, at which training has reached its goal."""
 SURE = 20
@@ -61,13 +61,15 @@ class Schedule:
 
     Attributes:
         state: where it stands.
-        resettles: the checkpoint had settled for less than is asked for now; go back to where that began.
+        resettles: the run settled, and more is asked for now than it had: its end can be taken back to where settling
+            began.
     """
 
     def __init__(self, config: DistilConfig, state: dict[str, Any] | None = None, step: int = 0) -> None:
         """Begin a run, or go on with one whose checkpoint held `state` at `step`."""
         self.state = own = State(**state) if state else State()
         self.minutes = config.minutes if config.steps is None else None
+        self.until_no_better = config.until_no_better
         self.motion_share = config.motion_share if config.motion_field else 0.0
         settling = own.settle_from if own.settle_from is not None and step > own.settle_from else None
         if config.steps is not None:
@@ -77,7 +79,7 @@ class Schedule:
             own.settle_from = config.steps - math.floor(SETTLING * max(0, config.steps - own.motion_until))
             self.resettles = settling is not None and settling < own.settle_from
         else:
-            self.resettles = self.over(step) and own.why in ("bound", "steps")
+            self.resettles = self.over(step) and (own.why in ("bound", "steps") or not config.until_no_better)
             if own.why == "steps" and settling is None:  # another length was asked for, and it was not reached
                 own.settle_from = own.until = None
                 own.why = ""
@@ -130,8 +132,10 @@ class Schedule:
         own.looks.append((mouth_db + eyes_db) / 2)
         if min(mouth_db, eyes_db) >= GOAL_DB:
             self._settle(step, "goal")
-        elif len(own.looks) > PATIENCE and max(own.looks[-PATIENCE:]) < max(own.looks[:-PATIENCE]) + GAIN_DB:
-            self._settle(step, "plateau")
+        elif self.until_no_better and len(own.looks) > PATIENCE:
+            gained = max(own.looks[-PATIENCE:]) - max(own.looks[:-PATIENCE])
+            if gained < GAIN_DB:
+                self._settle(step, "plateau")
 
     def rate(self, step: int, seconds: float) -> float:
         """Factor of the learning rate, 0..1."""
