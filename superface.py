@@ -23,7 +23,7 @@ from training.config import MINUTES, TEACHERS, TIERS, TRAINING_FRAMES, TeacherTr
 
 _EXAMPLES = """\
 examples:
-  superface make                                    a public-domain portrait, about ten minutes on 2 cores
+  superface make                                    a public-domain portrait, about twenty minutes on 2 cores
   superface make me.jpg                             your own photo (ask whoever is on it)
   superface make me.jpg --driving clip.mp4 --frames 2000 --minutes 60
   superface make me.jpg --tier nano                 for the cheapest phones
