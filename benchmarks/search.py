@@ -608,7 +608,7 @@ def draw_scale(rows: Iterable[dict[str, Any]]) -> None:
         axis.set_xticks(at, [f"{value:.1f}" if unit == "GFLOPs" else f"{value:g}" for value in at], fontsize=8)
         axis.minorticks_off()
     axes[0].set(ylabel="of the teacher's drawn, %")
-    axes[0].legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, frameon=False)
     figure.savefig(DOCS / "pictures" / "scale.png", dpi=90)
 
 
