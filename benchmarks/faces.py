@@ -18,14 +18,23 @@ import os
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from people import STEPS, Task, add_people, learn, material, people, read_rows, render, write_rows
+from people import (
+    Task,
+    add_people,
+    add_students,
+    learn,
+    material,
+    read_rows,
+    render_all,
+    students_of,
+    write_rows,
+)
 from PIL import Image
 from tqdm import tqdm
 
@@ -35,11 +44,10 @@ from edge.errors import InputError
 from edge.judges.bench import machine
 from edge.spec import NETWORK
 from training.checkpoint import load_student
-from training.config import DistilConfig
 from training.measures.evaluators import load_lpips
+from training.measures.expressions import BOXES, Part, cut_closeup
 from training.measures.face import measure_face
-from training.student.distill import RenderedTrack, draw_track, render_track
-from training.student.losses import LEFT_EYE, LIPS, RIGHT_EYE
+from training.student.distill import RenderedTrack, draw_track, render_track, spread
 
 TABLE = Path(__file__).parents[1] / "docs" / "faces.csv"
 SECONDS, FRAMES = 10.0, 75
@@ -76,7 +84,7 @@ def measure(task: Task, clips: dict[str, Path], threads: int) -> list[dict[str, 
         else:
             driving = read_driving(clip, source_landmarks=ready.identity.source_landmarks.numpy())
             landmarks = driving.landmarks[: round(SECONDS * driving.fps)]
-        landmarks = landmarks[np.unique(np.linspace(0, len(landmarks) - 1, FRAMES).astype(int))]
+        landmarks = landmarks[spread(len(landmarks), FRAMES)]
         track = render_track(ready.identity, ready.teacher, landmarks, task.work / task.name / f"clip-{name}")
         made = list(draw_track(student, track))
         taught = [frame.transpose(1, 2, 0) for frame in track.frames]
@@ -93,26 +101,21 @@ def measure(task: Task, clips: dict[str, Path], threads: int) -> list[dict[str, 
 
 def draw_sheet(taught: list[np.ndarray], made: list[np.ndarray], track: RenderedTrack) -> np.ndarray:
     """Frames of a track, teacher above student; below, the mouths and the eyes of both, enlarged: uint8 [H, W, 3]."""
-    rows = np.unique(np.linspace(0, len(taught) - 1, SHOWN).astype(int))
-    eyes = torch.cat([RIGHT_EYE, LEFT_EYE])
-    boxes = (None, LIPS, eyes)
-    high = [TILE, TILE // 2, TILE // 3]
-    sheet = Image.new("RGB", (len(rows) * (TILE + 2), 2 * (sum(high) + 6)), (32, 32, 32))
+    rows = spread(len(taught), SHOWN)
+    heights: dict[Part | None, int] = {None: TILE, "mouth": TILE // 2, "eyes": TILE // 3}
+    sheet = Image.new("RGB", (len(rows) * (TILE + 2), 2 * (sum(heights.values()) + 6)), (32, 32, 32))
     for column, row in enumerate(rows):
-        points = (track.local_landmarks[row] + 1) * ((NETWORK - 1) / 2)
-        wide = 1.25 * float(np.ptp(points[eyes.numpy(), 0]))
+        points = (torch.from_numpy(track.local_landmarks[row]) + 1) * ((NETWORK - 1) / 2)
+        across = points[torch.cat(BOXES["eyes"]), 0]
+        wide = 1.25 * float(across.amax() - across.amin())
         y = 0
-        for part, tall in zip(boxes, high, strict=True):
-            box: tuple[float, ...] = (0, 0, NETWORK, NETWORK)
-            if part is not None:
-                middle = (points[part.numpy()].max(0) + points[part.numpy()].min(0)) / 2
-                box = (
-                    middle[0] - wide / 2, middle[1] - wide * tall / TILE / 2,
-                    middle[0] + wide / 2, middle[1] + wide * tall / TILE / 2,
-                )  # fmt: skip
+        for part, tall in heights.items():
             for frames in (taught, made):
                 picture = Image.fromarray(np.ascontiguousarray(frames[row]))
-                tile = picture.transform((TILE, tall), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
+                if part is None:
+                    tile = picture.resize((TILE, TILE), Image.Resampling.BICUBIC)
+                else:
+                    tile = cut_closeup(picture, points, part, wide=wide, size=(TILE, tall))
                 sheet.paste(tile, (column * (TILE + 2), y))
                 y += tall + 2
     return np.asarray(sheet)
@@ -126,44 +129,37 @@ def main() -> int:
     parser.add_argument("clips", nargs="*", type=Path, help="driving clips (videos or tracks)")
     parser.add_argument("--people", nargs="+", default=(), metavar="NAME", help="only these portraits (default: all)")
     add_people(parser, Path("runs/faces"))
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each student (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="students a person (default: %(default)s)")
+    add_students(parser)
     parser.add_argument("--table", type=Path, default=TABLE, help="where rows go (default: docs/faces.csv)")
     arguments = parser.parse_args()
     clips = {clip.stem: clip for clip in arguments.clips}
     if missing := [clip for clip in clips.values() if not clip.is_file()]:
         raise InputError(f"There is no clip {missing[0]}.")
-    config = DistilConfig(minutes=None, steps=arguments.steps)
-    tasks = [
-        Task(name, photo, arguments.work, replace(config, seed=seed))
-        for seed in range(arguments.seeds)
-        for name, photo in people(arguments.portraits, arguments.people).items()
-    ]
+    tasks = students_of(arguments, arguments.people)
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     conditions = {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
         try:
             new = [task for task in tasks if not student_file(task).exists()]
-            for stage, todo in (("frames", {task.name: task for task in new}.values()), ("students", new)):
-                jobs = [pool.submit(render if stage == "frames" else train, task, threads) for task in todo]
-                for job in tqdm(jobs, desc=stage):
-                    job.result()
+            render_all(pool, new, threads)
+            for job in tqdm([pool.submit(train, task, threads) for task in new], desc="students"):
+                job.result()
             measured = [pool.submit(measure, task, clips, threads) for task in tasks]
             for job in tqdm(measured, desc="measured"):
                 rows += [row | conditions for row in job.result()]
         finally:
             pool.shutdown(cancel_futures=True)
-    known = {tuple(str(row[key]) for key in ("portrait", "seed", "steps", "clip")) for row in rows}
-    kept = [
-        row
-        for row in read_rows(arguments.table)
-        if tuple(str(row[key]) for key in ("portrait", "seed", "steps", "clip")) not in known
-    ]
+    known = {_key(row) for row in rows}
+    kept = [row for row in read_rows(arguments.table) if _key(row) not in known]
     write_rows(arguments.table, [*kept, *rows])
     if arguments.json:
         print(json.dumps(rows))
     return 0
+
+
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[column]) for column in ("portrait", "seed", "steps", "clip"))
 
 
 if __name__ == "__main__":

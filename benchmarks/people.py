@@ -185,11 +185,7 @@ def train_all(tasks: Sequence[Task], table: Path, jobs: int) -> Iterator[tuple[d
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         try:
-            # First all frames: two students of one person would write the same files.
-            once = {(task.name, task.frames): task for task in missing}.values()
-            for task, rendered in [(task, pool.submit(render, task, threads)) for task in once]:
-                rendered.result()
-                tqdm.write(f"{task.name}: {task.frames} frames of the teacher")
+            render_all(pool, missing, threads)
             for finished in as_completed([pool.submit(train, task, threads) for task in missing]):
                 row, census = finished.result()
                 rows.append(row)
@@ -197,6 +193,14 @@ def train_all(tasks: Sequence[Task], table: Path, jobs: int) -> Iterator[tuple[d
                 yield row, census
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def render_all(pool: ProcessPoolExecutor, tasks: Sequence[Task], threads: int) -> None:
+    """All frames, before any student: two students of one person would write the same files."""
+    once = {(task.name, task.frames): task for task in tasks}.values()
+    for task, rendered in [(task, pool.submit(render, task, threads)) for task in once]:
+        rendered.result()
+        tqdm.write(f"{task.name}: {task.frames} frames of the teacher")
 
 
 def _key(row: dict[str, Any]) -> tuple[str, ...]:
@@ -228,6 +232,21 @@ def add_people(parser: argparse.ArgumentParser, work: Path) -> None:
     parser.add_argument("--json", action="store_true", help="end with the rows as one JSON line")
 
 
+def add_students(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say how many students of the shipped design, and how long they learn."""
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each student (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="students a person (default: %(default)s)")
+
+
+def students_of(arguments: argparse.Namespace, names: Sequence[str]) -> list[Task]:
+    """Every student that the arguments ask for."""
+    return [
+        Task(name, photo, arguments.work, DistilConfig(minutes=None, steps=arguments.steps, seed=seed))
+        for seed in range(arguments.seeds)
+        for name, photo in people(arguments.portraits, names).items()
+    ]
+
+
 def main() -> int:
     """Train everybody; exit code 0 if all came out alive."""
     parser = argparse.ArgumentParser(
@@ -235,14 +254,9 @@ def main() -> int:
     )
     parser.add_argument("names", nargs="*", help="only these (default: all)")
     add_people(parser, Path("runs/people"))
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each student (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="students a person (default: %(default)s)")
+    add_students(parser)
     arguments = parser.parse_args()
-    tasks = [
-        Task(name, photo, arguments.work, DistilConfig(minutes=None, steps=arguments.steps, seed=seed))
-        for seed in range(arguments.seeds)
-        for name, photo in people(arguments.portraits, arguments.names).items()
-    ]
+    tasks = students_of(arguments, arguments.names)
     rows = []
     students = train_all(tasks, arguments.work / "people.csv", arguments.jobs)
     for row, census in tqdm(students, total=len(tasks), unit="student"):

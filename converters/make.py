@@ -8,7 +8,6 @@ Everything a run needs to go on lies in its run folder: kill it at any moment an
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -55,7 +54,7 @@ from training.measures.metrics import psnr
 from training.progress import print_progress
 from training.student.census import dying, silence
 from training.student.cost import student_config, student_cost
-from training.student.distill import DistilResult, RenderedTrack, distil, draw_track, evaluate, render_track
+from training.student.distill import DistilResult, RenderedTrack, distil, draw_track, evaluate, render_track, spread
 from training.student.driver import Driver
 from training.student.network import Student
 from training.student.schedule import LOOK_EVERY
@@ -370,9 +369,7 @@ def _sign(run: Path, portrait: Portrait, config: MakeConfig) -> None:
                 f"{run} holds the run of another photo of that name. Give this one another name with --name, "
                 f"or delete the folder."
             )
-    temporary = run / ".run.json.tmp"
-    temporary.write_text(json.dumps({"photo_sha256": digest, "teacher": config.teacher}, indent=1))
-    os.replace(temporary, record)
+    write_text(record, json.dumps({"photo_sha256": digest, "teacher": config.teacher}, indent=1))
 
 
 class Tracks(NamedTuple):
@@ -585,7 +582,7 @@ def _coarsest(
     bundle: Path, avatar: Avatar, held_out: RenderedTrack
 ) -> list[tuple[str, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
     """For each runtime's 8-bit student: a caption, the frame that it draws worst, and that frame in full precision."""
-    rows = np.unique(np.linspace(0, len(held_out.frames) - 1, QUANTISED_FRAMES).astype(int))
+    rows = spread(len(held_out.frames), QUANTISED_FRAMES)
     driving = [(held_out.keypoints[row], held_out.local_landmarks[row]) for row in rows]
     whole = [avatar.animate_keypoints(*pose) for pose in driving]
     worst = []

@@ -85,9 +85,9 @@ def write_report(
         (f"{figures['mouth_psnr_db']:.1f} dB", "mouth: PSNR against the teacher, held-out talking motion"),
         (f"{figures['eyes_psnr_db']:.1f} dB", "eyes, likewise"),
         *(
-            (f"{100 * figures[name]:.0f} %", f"of the teacher's motion of {what} followed")
-            for name, what in (("lips_followed", "lips"), ("lids_followed", "lids"), ("gaze_followed", "gaze"))
-            if name in figures
+            (f"{100 * figures[f'{part}_followed']:.0f} %", f"of the teacher's motion of {part} followed")
+            for part in ("lips", "lids", "gaze")
+            if f"{part}_followed" in figures
         ),
         (f"{100 * least.drawn:.0f} %", f"of “{least.expression}” drawn, the least of all expressions"),
         (f"{figures['psnr_db']:.1f} dB", "whole frames, most of them background"),
@@ -133,8 +133,8 @@ def write_report(
             ),
         ),
     ]
-    features = (("lip opening", "lip_opening"), ("mouth width", "mouth_width"), ("lid opening", "lid_opening"))
-    off = [f"{what} {figures[name]:.1f} %" for what, name in (*features, ("gaze", "gaze")) if name in figures]
+    features = ("lip_opening", "mouth_width", "lid_opening", "gaze")
+    off = [f"{name.replace('_', ' ')} {figures[name]:.1f} %" for name in features if name in figures]
     if off:
         parts.append(
             "<p>Held-out talking motion, as landmarks found in the student's frames and in the teacher's: "

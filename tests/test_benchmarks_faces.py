@@ -6,7 +6,7 @@ import sys
 import faces as benchmark
 import numpy as np
 import pytest
-from people import Task, people
+from people import STEPS, Task, people
 from PIL import Image
 
 from edge.driving.track import Track, save_track
@@ -19,7 +19,7 @@ NAME = "grace_hopper"
 @pytest.fixture
 def task(random_student, tmp_path):
     """An untrained student of the bundled portrait, where a trained one would lie."""
-    task = Task(NAME, people(None, [NAME])[NAME], tmp_path, DistilConfig(minutes=None, steps=benchmark.STEPS))
+    task = Task(NAME, people(None, [NAME])[NAME], tmp_path, DistilConfig(minutes=None, steps=STEPS))
     benchmark.student_file(task).parent.mkdir()
     save_student(benchmark.student_file(task), random_student)
     return task

@@ -143,6 +143,25 @@ def shortfalls(rows: Sequence[ExpressionRow]) -> list[str]:
     ]
 
 
+def cut_closeup(
+    picture: Image.Image, points: torch.Tensor, part: Part, *, wide: float, size: tuple[int, int]
+) -> Image.Image:
+    """Mouth or eyes of a picture, enlarged.
+
+    Args:
+        picture: a frame.
+        points: float32 [M, 2], its local landmarks in pixels: the part's middle is the tile's.
+        part: what to show.
+        wide: pixels of the picture across the tile.
+        size: the tile's width and height.
+    """
+    seen = points[torch.cat(BOXES[part])]
+    middle_x, middle_y = ((seen.amax(0) + seen.amin(0)) / 2).tolist()
+    high = wide * size[1] / size[0]
+    box = (middle_x - wide / 2, middle_y - high / 2, middle_x + wide / 2, middle_y + high / 2)
+    return picture.transform(size, Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
+
+
 def draw_closeups(made: torch.Tensor, lesson: Lesson) -> np.ndarray:
     """A sheet of mouths and eyes, enlarged: a pair of rows a head pose, teacher above student.
 
@@ -165,12 +184,8 @@ def draw_closeups(made: torch.Tensor, lesson: Lesson) -> np.ndarray:
             points = (lesson.local_landmarks[head] + 1) * ((NETWORK - 1) / 2)
             # Every tile of a head pose at one scale: a little more than the eyes are apart.
             wide = float(points[0, eyes, 0].amax() - points[0, eyes, 0].amin()) * 1.15
-            seen = points[at, LIPS if part == "mouth" else eyes]
-            middle_x, middle_y = ((seen.amax(0) + seen.amin(0)) / 2).tolist()
-            high = wide * TILE_HIGH / TILE
-            box = (middle_x - wide / 2, middle_y - high / 2, middle_x + wide / 2, middle_y + high / 2)
             for row, frames in enumerate((lesson.frames, made)):
                 picture = Image.fromarray(frames[head, at].permute(1, 2, 0).numpy())
-                tile = picture.transform((TILE, TILE_HIGH), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC)
+                tile = cut_closeup(picture, points[at], part, wide=wide, size=(TILE, TILE_HIGH))
                 sheet.paste(tile, (x, CAPTION + (2 * head + row) * (TILE_HIGH + 2)))
     return np.asarray(sheet)

@@ -118,16 +118,21 @@ def box_psnr(made: torch.Tensor, wanted: torch.Tensor, local_landmarks: torch.Te
         wanted: as `made`.
         local_landmarks: float32 [M, 2], where the boxes are.
     """
-    mine, theirs = _boxes(made, wanted, local_landmarks)
+    return _decibels(*_boxes(made, wanted, local_landmarks))
+
+
+Boxes = list[torch.Tensor]
+"""Mouth, right eye and left eye of a picture."""
+
+
+def _decibels(mine: Boxes, theirs: Boxes) -> tuple[float, float]:
     eyes = (torch.cat([eye.flatten() for eye in own[1:]])[None] for own in (mine, theirs))
     return float(psnr(mine[0][None], theirs[0][None])), float(psnr(*eyes))
 
 
-def _boxes(
-    made: torch.Tensor, wanted: torch.Tensor, local_landmarks: torch.Tensor
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def _boxes(made: torch.Tensor, wanted: torch.Tensor, local_landmarks: torch.Tensor) -> tuple[Boxes, Boxes]:
     """Mouth, right eye and left eye, cut out of both pictures."""
-    cut: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    cut: tuple[Boxes, Boxes] = ([], [])
     for part in (LIPS, RIGHT_EYE, LEFT_EYE):
         down, across = (inside[0] for inside in box_around(local_landmarks[None, part], made.shape[-1]))
         for own, picture in zip(cut, (made, wanted), strict=True):
@@ -163,14 +168,15 @@ def measure_face(
     seen = 0
     for mine, theirs, local in zip(made, wanted, torch.from_numpy(np.asarray(local_landmarks)).float(), strict=True):
         frames = [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 for picture in (mine, theirs)]
-        decibels.append(box_psnr(frames[0], frames[1], local))
+        boxes = _boxes(frames[0], frames[1], local)
+        decibels.append(_decibels(*boxes))
         if lpips:
-            boxes = [
+            shown = [
                 torch.stack([F.interpolate(box[None], (BOX, BOX), mode="bilinear", antialias=True)[0] for box in own])
-                for own in _boxes(frames[0], frames[1], local)
+                for own in boxes
             ]
             with torch.no_grad():
-                mouth, *eyes = lpips.distance(boxes[0], boxes[1]).tolist()
+                mouth, *eyes = lpips.distance(*shown).tolist()
             likeness.append((mouth, float(np.mean(eyes))))
         if reference := finder.detect(theirs):
             seen += 1

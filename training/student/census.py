@@ -47,11 +47,7 @@ def take_census(student: Student, keypoints: torch.Tensor, local_landmarks: torc
 
         return layer.register_forward_hook(look)
 
-    handles = [
-        watch(name, layer)
-        for name, layer in student.network.named_modules()
-        if isinstance(layer, Rectifier) and not name.startswith("distributor")
-    ]
+    handles = [watch(name, layer) for name, layer in student.network.named_modules() if isinstance(layer, Rectifier)]
     try:
         for row in range(len(keypoints)):
             student.animate(keypoints[row : row + 1], local_landmarks[row : row + 1])

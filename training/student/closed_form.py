@@ -232,9 +232,8 @@ def fit_basis(
         moving: float32 [T, 64, 64, 1].
     """
     with torch.no_grad():
-        aligned = person.pose.align(points, pose := person.pose(points[:, :KEYPOINTS]))
-        inputs = torch.cat([aligned, points[:, :KEYPOINTS]], 1)
-        inputs = (inputs - torch.cat([person.source_points, person.source_points[:, :KEYPOINTS]], 1)).flatten(1)
+        pose = person.pose(points[:, :KEYPOINTS])
+        inputs = person.asked(points, person.pose.align(points, pose) - person.source_points)
         # Each cell of the source's frame asks the driving frame, at its posed place, where it was read from.
         driving_centre, matrix = pose
         asked = (person.grid - person.pose.centre) @ torch.linalg.inv(matrix) + driving_centre

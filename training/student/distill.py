@@ -248,13 +248,13 @@ def _load_motion(track: RenderedTrack, rows: np.ndarray | slice, student: Studen
     return _load(track._replace(frames=track.frames[:, :, :1, :1]), rows, student, config)
 
 
-def _spread(frames: int, count: int) -> np.ndarray:
+def spread(frames: int, count: int) -> np.ndarray:
     """Rows of so many frames of a track, evenly spread; fewer where it has fewer."""
     return np.unique(np.linspace(0, frames - 1, count).astype(int))
 
 
 def _census(student: Student, track: RenderedTrack, count: int, config: DistilConfig) -> tuple[Layer, ...]:
-    poses = _load_motion(track, _spread(len(track.frames), count), student, config)
+    poses = _load_motion(track, spread(len(track.frames), count), student, config)
     return take_census(student, poses.keypoints, poses.local_landmarks)
 
 
@@ -342,7 +342,7 @@ def draw_track(student: Student, track: RenderedTrack) -> Iterator[np.ndarray]:
 def _look(student: Student, track: RenderedTrack, config: DistilConfig) -> dict[str, float]:
     """PSNR in dB of mouth, eyes and whole frames, over a few frames of a track."""
     decibels = []
-    for row in _spread(len(track.frames), LOOKED_AT):
+    for row in spread(len(track.frames), LOOKED_AT):
         pose = _load(track, np.array([row]), student, config)
         made = student.animate(pose.keypoints, pose.local_landmarks).image.clamp(0, 1)
         decibels.append((*box_psnr(made[0], pose.frames[0], pose.local_landmarks[0]), float(psnr(made, pose.frames))))
@@ -444,7 +444,6 @@ def distil(
     inside = find_inside(matte)
     # The photo in the layer stays itself: to learn it is to average misplacements into soft skin. Nor gets it holes.
     learned = torch.cat([torch.zeros(1, 3, NETWORK, NETWORK), (~inside).float()], 1).to(device)
-    schedule = Schedule(config)
     resumed = _resume(checkpoint, made_by, student, optimiser, average)
     if resumed:
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
@@ -456,6 +455,7 @@ def distil(
             schedule.resume(before["schedule"], step, seconds)
             tqdm.write(f"  note: training goes on from step {step}, where it had begun to settle")
     else:
+        schedule = Schedule(config)
         for path in (healthy, settling):
             path.unlink(missing_ok=True)
     if not resumed and config.motion_field:

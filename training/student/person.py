@@ -221,14 +221,18 @@ class Person(nn.Module):
         self.source_heat.copy_(heatmaps(points, self.axis))
         return self
 
+    def asked(self, points: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """What the mixer hears of points [N, K + M, 2]: their offsets, and where the keypoints stand, [N, inputs]."""
+        posed = (points - self.source_points)[:, :KEYPOINTS]
+        return torch.cat([offsets.flatten(1), posed.flatten(1)], 1)
+
     def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
         """Driving keypoints [N, K, 2] and local landmarks [N, M, 2] taken apart into pose and expression."""
         points = torch.cat([keypoints, local_landmarks], 1)
         pose = self.pose(keypoints)
         aligned = self.pose.align(points, pose)
         offsets = aligned - self.source_points
-        posed = (points - self.source_points)[:, :KEYPOINTS]
-        share = self.mixer(torch.cat([offsets.flatten(1), posed.flatten(1)], 1))
+        share = self.mixer(self.asked(points, offsets))
         # Whole-face motions, mixed by a code. Nearly free (0.5 MMAC) and what makes a student useful within a minute;
         # the network's convolutions then place edges.
         base = self.basis(share).reshape(-1, FIELD, FIELD, 2).permute(0, 3, 1, 2)

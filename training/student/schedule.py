@@ -69,7 +69,7 @@ class Schedule:
     def __init__(self, config: DistilConfig, state: dict[str, Any] | None = None, step: int = 0) -> None:
         """Begin a run, or go on with one whose checkpoint held `state` at `step`."""
         self.state = own = State(**state) if state else State()
-        self.minutes = config.minutes if config.steps is None else None
+        self.bound_s = 60 * config.minutes if config.minutes is not None and config.steps is None else None
         self.until_no_better = config.until_no_better
         self.motion_share = config.motion_share if config.motion_field else 0.0
         settling = own.settle_from if own.settle_from is not None and step > own.settle_from else None
@@ -91,7 +91,7 @@ class Schedule:
         own = self.state
         own.start_s, own.pace_step, own.pace_s = seconds, step, seconds
         own.settle_from, own.until, own.why = None, None, ""
-        if self.minutes is None:
+        if self.bound_s is None:
             own.settle_from, own.until, own.why = wanted.settle_from, wanted.until, wanted.why
 
     def record(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Schedule:
         """How much of the run is done at the most, 0..1: it may end sooner."""
         if self.state.until is not None:
             return min(1.0, step / max(1, self.state.until))
-        return min(1.0, (seconds - self.state.start_s) / (60 * self.minutes)) if self.minutes else 0.0
+        return min(1.0, (seconds - self.state.start_s) / self.bound_s) if self.bound_s else 0.0
 
     def learns_motion(self, step: int, seconds: float) -> bool:
         """Whether the motion network alone learns in this step; asked at each step."""
@@ -118,8 +118,8 @@ class Schedule:
     def settles(self, step: int, seconds: float) -> bool:
         """Whether the run begins to settle with this step; asked at each step."""
         own = self.state
-        if own.settle_from is None and own.motion_until is not None and self.minutes is not None:
-            taken, left = step - own.pace_step, own.start_s + 60 * self.minutes - seconds
+        if own.settle_from is None and own.motion_until is not None and self.bound_s is not None:
+            taken, left = step - own.pace_step, own.start_s + self.bound_s - seconds
             needed = self._settling(step) * (seconds - own.pace_s) / max(1, taken)
             if left <= 0 or (left <= needed and taken >= SURE):
                 self._settle(step, "bound")
@@ -158,9 +158,9 @@ class Schedule:
         """Share of the motion stage that is behind."""
         if self.state.motion_until is not None:
             return step / max(1, self.state.motion_until)
-        if not self.motion_share or self.minutes is None:
+        if not self.motion_share or self.bound_s is None:
             return 1.0
-        return max(step / MOTION_STEPS, (seconds - self.state.start_s) / (60 * self.minutes * self.motion_share))
+        return max(step / MOTION_STEPS, (seconds - self.state.start_s) / (self.bound_s * self.motion_share))
 
 
 def _cosine(share: float, warm_up: float = 0.03, floor: float = 0.02) -> float:
