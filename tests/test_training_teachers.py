@@ -14,12 +14,25 @@ from PIL import Image, ImageFilter
 from edge.driving.landmarks import Landmarker, Portrait, read_portrait
 from edge.driving.procedural import showcase
 from edge.spec import FIELD, KEYPOINTS, NETWORK
-from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_IRIS_CENTRE, RIGHT_IRIS_CENTRE
-from training.teachers import Identity
+from edge.topology import (
+    INNER_LOWER_LIP,
+    INNER_UPPER_LIP,
+    LEFT_FOLD,
+    LEFT_IRIS_CENTRE,
+    LEFT_LOWER_LID,
+    LEFT_UPPER_LID,
+    RIGHT_FOLD,
+    RIGHT_IRIS_CENTRE,
+    RIGHT_LOWER_LID,
+    RIGHT_UPPER_LID,
+)
+from training.teachers import Identity, mesh
 from training.teachers.load import load_teacher
-from training.teachers.matte import cut_out
+from training.teachers.matte import _fill, cut_out
 from training.teachers.mesh import VERSION, MeshTeacher
-from training.teachers.proxy import _blur_px, _mouth_panel, to_pixels
+from training.teachers.mouth import paint_mouth
+from training.teachers.parts import MARGIN, to_pixels
+from training.teachers.proxy import _blur_px, _continue
 from training.teachers.raster import rasterise
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -199,6 +212,85 @@ def test_a_blink_hides_the_iris_and_spares_the_forehead(hopper, identity):
     assert psnr(blink[:, :120], identity.source_image[:, :120]) > 45
 
 
+def test_a_closed_lid_is_skin_and_ends_in_no_edge(hopper, identity):
+    """Lids were flat coins with the open eye's outline around them."""
+    blink = MeshTeacher().render(identity, poses(hopper, "blink")).frames[0].mean(0)
+    points = to_pixels(hopper.landmarks)[:, :2]
+    photo = identity.source_image.mean(0)
+    for upper, lower, fold in (
+        (RIGHT_UPPER_LID, RIGHT_LOWER_LID, RIGHT_FOLD),
+        (LEFT_UPPER_LID, LEFT_LOWER_LID, LEFT_FOLD),
+    ):
+        column = points[upper[3], 0].round().astype(int)
+        top, low = points[fold[3], 1].round().astype(int), points[lower[3], 1].round().astype(int)
+        lid = blink[top + 4 : low - 4, column - 6 : column + 7].mean(1)  # below the rim of her glasses
+        assert lid.diff().abs().max() < 0.04  # no step on the way to the lashes
+        assert lid.std() > 0.01  # and no flat patch
+        # Above the fold it is the photo's own skin.
+        assert (blink - photo)[top - 12 : top - 8, column - 6 : column + 7].abs().mean() < 0.02
+
+
+def test_the_iris_goes_where_the_gaze_does_and_stays_round(hopper, identity):
+    """It used to be pushed by a warp that dragged the white of the eye along."""
+    for gaze, sign in (("gaze left", -1), ("gaze right", 1)):
+        landmarks = poses(hopper, gaze)
+        frame = MeshTeacher().render(identity, landmarks).frames[0].mean(0)
+        for centre in (RIGHT_IRIS_CENTRE, LEFT_IRIS_CENTRE):
+            x, y = to_pixels(landmarks[0].numpy())[centre, :2].round().astype(int)
+            was = to_pixels(hopper.landmarks)[centre, :2].round().astype(int)
+            assert sign * (x - was[0]) > 4
+            here, there = frame[y - 2 : y + 3, x - 1 : x + 2].mean(), frame[was[1] - 2 : was[1] + 3, was[0] - sign * 3]
+            assert here < there.mean() - 0.1
+
+
+def test_a_smile_shows_teeth(hopper, identity):
+    landmarks = poses(hopper, "smile, teeth")
+    frame = MeshTeacher().render(identity, landmarks).frames[0]
+    points = to_pixels(landmarks[0].numpy())
+    x, y = ((points[13, :2] + points[14, :2]) / 2).round().astype(int)
+    teeth = frame[:, y - 2 : y + 1, x - 8 : x + 9].mean((1, 2))
+    lips = frame[:, ((points[14, 1] + points[17, 1]) / 2).round().astype(int), x - 8 : x + 9].mean(1)
+    assert teeth[2] / teeth[0] > lips[2] / lips[0] + 0.08  # enamel, and not lips
+
+
+def test_outlines_are_even(hopper, identity, monkeypatch):
+    """Where a cheek hides what lies behind, pixels have a share of both; elsewhere nothing changes."""
+    landmarks = poses(hopper, "yaw +30")
+    even = MeshTeacher().render(identity, landmarks).frames[0]
+    monkeypatch.setattr(mesh, "_STEP_PX", 1e9)
+    stairs = MeshTeacher().render(identity, landmarks).frames[0]
+    changed = (even - stairs).abs().amax(0) > 1 / 255
+    assert 50 < changed.sum() < 0.02 * changed.numel()
+    around = F.max_pool2d(changed.float()[None], 3, 1, 1)[0] > 0
+    rough = [(frame[:, 1:] - frame[:, :-1]).square().mean(0)[around[1:]].mean() for frame in (even, stairs)]
+    assert rough[0] < 0.9 * rough[1]
+
+
+def test_what_a_head_bares_goes_on_as_its_surroundings():
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[(np.arange(512) // 6) % 2 == 0] = 200
+    y, x = np.mgrid[:512, :512]
+    outside = (x - 256) ** 2 + (y - 256) ** 2 > 120**2
+    person = np.where(outside[..., None], stripes, np.uint8([250, 10, 10]))
+    filled = _fill(person, outside)
+    assert (filled[outside] == stripes[outside]).all()
+    near = ~outside & ((x - 256) ** 2 + (y - 256) ** 2 > 85**2) & (np.abs(y - 256) < 80)
+    assert np.abs(filled.astype(int) - stripes)[near].mean() < 12
+    assert (filled[..., 0].astype(int) - filled[..., 1])[~outside].max() < 40  # nothing of the person
+
+
+def test_hair_that_the_frame_cuts_off_goes_on_to_a_crown(hopper):
+    cut = np.zeros((NETWORK, NETWORK, 4), np.float32)
+    cut[:, 150:350] = 255
+    whole = _continue(cut, to_pixels(hopper.landmarks))[..., 3]
+    assert whole.shape == (MARGIN + NETWORK, NETWORK + 2 * MARGIN)
+    middle, side = whole[:MARGIN, MARGIN + 250], whole[:MARGIN, MARGIN + 155]
+    assert middle[-10:].min() > 250
+    assert middle.sum() > 2 * side.sum() > 0
+    cut[:20] = 0
+    assert _continue(cut, to_pixels(hopper.landmarks))[:MARGIN, :, 3].max() == 0  # a head that ends below the edge
+
+
 def test_an_open_mouth_is_a_cavity_and_not_stretched_lips(hopper, identity):
     landmarks = poses(hopper, "wide open")
     frame = MeshTeacher().render(identity, landmarks)
@@ -239,14 +331,17 @@ def test_an_unknown_teacher_is_named():
 
 
 def test_a_mouth_is_painted_as_the_photo_is():
-    """Grey stays grey, dark stays dark, soft stays soft; and a photo like most gets a red one."""
+    """Grey stays grey, dark stays dark, soft stays soft; most photos get a red one; own teeth lend their colour."""
     warm, grey, dark = (np.array(rgb, np.float32) for rgb in ([0.8, 0.6, 0.5], [0.6, 0.6, 0.6], [0.04, 0.03, 0.025]))
-    red, plain, night = (_mouth_panel(skin, 0.0)[..., :3] for skin in (warm, grey, dark))
-    assert (red[80, :, 0] > red[80, :, 1] + 20).all()
-    assert np.ptp(plain, axis=-1).max() < 1e-3
-    assert night.max() < 25
-    teeth = _mouth_panel(warm, 6.0)[8:36, :, 0]
-    assert np.abs(np.diff(teeth, axis=1)).max() < 0.5 * np.abs(np.diff(red[8:36, :, 0], axis=1)).max()
+    (teeth, red), (_, plain), (_, night) = (paint_mouth(skin, None, 0.0) for skin in (warm, grey, dark))
+    assert (red[30:90, :, 0] > red[30:90, :, 1] + 20).all()
+    assert np.ptp(plain[..., :3], axis=-1).max() < 1e-3
+    assert night[..., :3].max() < 25
+    steps = np.abs(np.diff(teeth[30:56, :, 0], axis=1))
+    soft = np.abs(np.diff(paint_mouth(warm, None, 6.0)[0][30:56, :, 0], axis=1))
+    assert soft.max() < 0.5 * steps.max()
+    blue = paint_mouth(warm, np.array([0.2, 0.2, 0.9], np.float32), 0.0)[0][40, :, :3].mean(0)
+    assert blue[2] > 3 * blue[0]
 
 
 def test_blur_is_measured(hopper: Portrait):

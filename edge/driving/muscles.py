@@ -382,7 +382,9 @@ class Puppet:
         turned[..., 1] = cosine * arm[..., 1] - sine * arm[..., 2]
         turned[..., 2] = sine * arm[..., 1] + cosine * arm[..., 2]
         drawn = self.fields["pucker"] * np.array([1.0, 0.0, 0.0])
-        return np.asarray(turned + self.hinge + 0.35 * jaw_open[:, None, None] * drawn)
+        # The hinge itself glides forwards and down: chins sink about as far as they draw back (docs/log.md).
+        glide = (jaw_open[:, None] * self.jaw)[..., None] * self.height * np.array([0.0, 0.02, -0.11])
+        return np.asarray(turned + self.hinge + glide + 0.35 * jaw_open[:, None, None] * drawn)
 
     def close_lips(self, face: Array, seal: Array) -> Array:
         """The lips brought together by a share `seal` of their gap; lips that would cross meet instead."""

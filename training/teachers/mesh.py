@@ -11,36 +11,23 @@ All geometry is in pixels of the 512 x 512 crop; x right, y down, z away from th
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from edge import topology as topo
 from edge.motion import fit_similarity
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.student.driver import Driver
 from training.teachers import Identity, Rendering
-from training.teachers.proxy import (
-    EYES,
-    HALF,
-    LID_PANEL,
-    MOUTH_PANEL,
-    PANEL,
-    Array,
-    Eye,
-    Proxy,
-    build_proxy,
-    eye_ring,
-    panel_origin,
-    smoothstep,
-    to_pixels,
-)
-from training.teachers.raster import rasterise
+from training.teachers.eyes import EYES, pose_eyeball, pose_lid
+from training.teachers.mouth import pose_mouth
+from training.teachers.parts import HALF, MARGIN, Array, Part, Pose, to_pixels
+from training.teachers.proxy import Proxy, build_proxy
+from training.teachers.raster import Fragments, rasterise
 
-VERSION = 2
+VERSION = 3
 """Counted up with whatever draws another frame; a test compares three (tests/golden/make_frames.py)."""
 
 _Frame = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -104,241 +91,40 @@ def _side_by_side(draw: Callable[[Array], _Frame], poses: Array, device: torch.d
         torch.set_num_threads(threads)
 
 
-class _Part(NamedTuple):
-    """A textured piece of geometry."""
-
-    vertices: Array  # [V, 3] on the frame
-    uv: Array  # [V, 2] pixels of the atlas
-    source: Array  # [V, 2] pixels of the photo that it stands for (motion field)
-    triangles: NDArray[np.int64]
-    shade: Array  # [V]
-
-
-def _sheet(rows: int, columns: int) -> NDArray[np.int64]:
-    """Triangles of a rows x columns sheet of vertices: int64 [F, 3]."""
-    at = np.arange(rows * columns).reshape(rows, columns)
-    a, b, c, d = at[:-1, :-1], at[:-1, 1:], at[1:, :-1], at[1:, 1:]
-    return np.concatenate([np.stack([a, b, c], -1).reshape(-1, 3), np.stack([b, d, c], -1).reshape(-1, 3)])
-
-
-def _fan(count: int) -> NDArray[np.int64]:
-    """Triangles of a ring of `count` vertices around a last, middle one."""
-    ring = np.arange(count)
-    return np.stack([ring, (ring + 1) % count, np.full(count, count)], -1)
-
-
-def _panel_uv(panel: tuple[int, int], x: Array, y: Array) -> Array:
-    return np.stack(np.broadcast_arrays(panel[0] + x, panel[1] + y), -1).reshape(-1, 2).astype(np.float32)
-
-
-class _Pose(NamedTuple):
-    """Photo pose → frame pose."""
-
-    scale: float
-    rotation: Array
-    shift: Array
-
-    def forward(self, points: Array) -> Array:
-        return (self.scale * points @ self.rotation.T + self.shift).astype(np.float32)
-
-    def backward(self, points: Array) -> Array:
-        return ((points - self.shift) @ self.rotation / self.scale).astype(np.float32)
-
-
 def _draw(proxy: Proxy, driving: Array) -> _Frame:
     """One frame [3, 512, 512], its motion field [64, 64, 2] and occlusion [1, 64, 64]."""
     fitted = fit_similarity(driving, reference=proxy.points)
-    pose = _Pose(float(fitted.scale), fitted.rotation.astype(np.float32), fitted.translation.astype(np.float32))
+    pose = Pose(float(fitted.scale), fitted.rotation.astype(np.float32), fitted.translation.astype(np.float32))
     unposed = pose.backward(driving)  # the driving expression in the photo's own pose
     face, lids = unposed[:468].copy(), []
     for eye in EYES:
-        lids.append(_lid(proxy, eye, face, unposed, pose))
+        lids.append(pose_lid(proxy.points, eye, face, unposed, pose))
     face[:, 2] += proxy.flatter
     surface = pose.forward(face)
     residual = unposed[topo.FACE_OVAL] - proxy.points[topo.FACE_OVAL]
     carried = proxy.net + proxy.spread @ residual
     net = carried + proxy.follow[:, None] * (pose.forward(carried) - carried)
     vertices = np.concatenate([surface, net])
-    head = _Part(
+    head = Part(
         vertices,
         np.concatenate([proxy.points[:468, :2], proxy.net[:, :2]]),
         np.concatenate([proxy.points[:468, :2], proxy.net[:, :2]]),
         proxy.triangles,
         np.ones(len(vertices), np.float32),
     )
-    inside = [_eyeball(proxy, eye, unposed, pose) for eye in EYES] + _mouth(proxy, unposed, pose)
-    return _compose(proxy, head, inside, lids)
-
-
-def _lid(proxy: Proxy, eye: Eye, face: Array, unposed: Array, pose: _Pose) -> _Part:
-    """The lid that slides over an eye; `face`, in the photo's pose, keeps lid and fold where they were.
-
-    Skin, brows and glasses around an eye rest while it blinks: only the part of a lid's motion that opens
-    the eye wider moves the mesh, and what closes it is done by the sliding lid.
-    """
-    source = proxy.points
-    axis = source[eye.inner] - source[eye.outer]
-    span = float(np.linalg.norm(axis))
-    across = axis[:2] / np.linalg.norm(axis[:2])
-    down = np.array([-across[1], across[0]], np.float32)
-    if down @ (source[topo.CHIN, :2] - source[topo.FOREHEAD_TOP, :2]) < 0:
-        down = -down
-    closing = np.maximum((unposed[eye.upper, :2] - source[eye.upper, :2]) @ down, 0)
-    face[eye.upper, :2] -= closing[:, None] * down
-    sinking = np.maximum((unposed[eye.fold, :2] - source[eye.fold, :2]) @ down, 0)
-    face[eye.fold, :2] -= 0.8 * np.minimum(sinking, closing)[:, None] * down
-
-    # Nine columns from corner to corner; rows: above the old lash line, along it, half way, new edge, lashes.
-    edge = np.concatenate([[eye.outer], eye.upper, [eye.inner]])
-    start = source[edge].copy()
-    start[1:-1] += face[eye.upper] - source[eye.upper]  # a lid that rises takes its edge along
-    fall = np.concatenate([[0], closing, [0]])
-    hidden = smoothstep(fall, 0.01 * span, 0.06 * span)
-    # Over the old lashes too, which are longest in the middle.
-    lift = (0.06 + 0.12 * np.sin(np.linspace(0, np.pi, len(edge)))) * span * hidden
-    rows = []
-    for above, along in ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (-0.25, 1.0)):
-        row = start.copy()
-        row[:, :2] += (-above * lift + along * fall)[:, None] * down
-        row[:, 2] -= 0.02 * span
-        rows.append(row)
-    vertices = pose.forward(np.concatenate(rows))
-    columns = np.linspace(2, PANEL - 3, len(edge))
-    top, bottom = eye.lid_rows
-    v = top + (bottom - top - 1) * np.array([0.0, 0.17, 0.5, 0.88, 1.0])
-    uv = _panel_uv(LID_PANEL, columns[None], v[:, None])
-    shade = np.tile(hidden, 5).astype(np.float32)  # used as opacity: an open lid draws nothing
-    return _Part(vertices, uv, np.concatenate(rows)[:, :2], _sheet(5, len(edge)), shade)
-
-
-def _eyeball(proxy: Proxy, eye: Eye, unposed: Array, pose: _Pose) -> _Part:
-    """The eye behind its opening; the iris follows the gaze, the corners rest."""
-    source = proxy.points
-    ring = source[eye_ring(eye)]
-    centre, span = ring.mean(0), float(np.linalg.norm(source[eye.inner, :2] - source[eye.outer, :2]))
-    ticks = np.linspace(-0.75, 0.75, 15) * span
-    x, y = (axis.reshape(-1) for axis in np.meshgrid(ticks, ticks * 0.7))
-    rest = np.stack([centre[0] + x, centre[1] + y, np.full_like(x, centre[2] + 0.1 * span)], -1).astype(np.float32)
-    gaze = unposed[eye.iris, :2] - source[eye.iris, :2]
-    gaze = gaze * min(1.0, 0.3 * span / (np.linalg.norm(gaze) + 1e-6))
-    iris = source[eye.iris + 1 : eye.iris + 5, :2]
-    radius = max(float(np.linalg.norm(iris - source[eye.iris, :2], axis=1).mean()), 0.12 * span)
-    distance = np.linalg.norm(rest[:, :2] - source[eye.iris, :2], axis=1)
-    moved = rest.copy()
-    moved[:, :2] += (1 - smoothstep(distance, 1.1 * radius, 3.2 * radius))[:, None] * gaze
-    uv = rest[:, :2] - panel_origin(source, eye) + np.array(eye.panel)
-    return _Part(
-        pose.forward(moved),
-        uv.astype(np.float32),
-        rest[:, :2],
-        _sheet(15, 15),
-        np.ones(len(rest), np.float32),
-    )
-
-
-def _mouth(proxy: Proxy, unposed: Array, pose: _Pose) -> list[_Part]:
-    """Cavity, tongue, lower and upper teeth, back to front; each seen only through the lips' opening."""
-    source = proxy.points
-    ring_index = np.concatenate(
-        [
-            [topo.RIGHT_INNER_MOUTH_CORNER],
-            topo.INNER_UPPER_LIP,
-            [topo.LEFT_INNER_MOUTH_CORNER],
-            topo.INNER_LOWER_LIP[::-1],
-        ]
-    )
-    ring, rest = unposed[ring_index], source[ring_index]
-    width = float(np.linalg.norm(source[topo.LEFT_MOUTH_CORNER] - source[topo.RIGHT_MOUTH_CORNER]))
-    right = source[topo.LEFT_MOUTH_CORNER, :2] - source[topo.RIGHT_MOUTH_CORNER, :2]
-    right = right / np.linalg.norm(right)
-    down = np.array([-right[1], right[0]], np.float32)
-    if down @ (source[topo.CHIN, :2] - source[topo.FOREHEAD_TOP, :2]) < 0:
-        down = -down
-    upper_lip = source[13] if proxy.open_mouth else (source[13] + source[14]) / 2
-    gap = float((unposed[14, :2] - unposed[13, :2]) @ down)
-    openness = float(np.clip(gap / (0.25 * width), 0, 1))
-
-    def place(across: Array, along: Array, depth: Array, anchor: Array) -> Array:
-        """Points given in mouth widths from an anchor, in the photo's pose."""
-        across, along, depth = (
-            np.asarray(v, np.float32).reshape(-1) for v in np.broadcast_arrays(across, along, depth)
-        )
-        xy = anchor[:2] + width * (across[:, None] * right + along[:, None] * down)
-        return np.concatenate([xy, (anchor[2] + width * depth)[:, None]], 1).astype(np.float32)
-
-    parts = []
-    middle = ring.mean(0, keepdims=True)
-    grown = middle + (ring - middle) * 1.3
-    # Posed at the lips' own depth, so that it fills their opening from every side; then set behind the teeth.
-    cavity = pose.forward(np.concatenate([grown, middle]))
-    cavity[:, 2] += 0.6 * width * pose.scale
-    rim = np.concatenate([np.full(len(grown), PANEL - 4.0), [4.0]])
-    source_xy = np.concatenate([rest, rest.mean(0, keepdims=True)])[:, :2]
-    shade = np.full(len(cavity), 0.75 + 0.25 * openness, np.float32)
-    parts.append(_Part(cavity, _panel_uv(MOUTH_PANEL, rim, 112.0), source_xy, _fan(len(grown)), shade))
-
-    # The jaw carries tongue and lower teeth: their anchor is the lower lip.
-    jaw = unposed[14].copy()
-    arch = np.linspace(-1, 1, 13)[None]
-    columns = (arch + 1) / 2 * (PANEL - 9) + 4
-    dim = (0.62 + 0.38 * min(1.0, 2.5 * openness)) * (1 - 0.3 * np.abs(arch) ** 2)
-
-    def strip(
-        anchor: Array,
-        *,
-        half: float,
-        top: float,
-        bottom: float,
-        depth: float,
-        bow: float,
-        rows: tuple[int, int],
-        light: float,
-    ) -> None:
-        along = np.array([[top], [bottom]]) + bow * arch**2
-        vertices = place(np.repeat(half * arch, 2, 0), along, depth + 0.18 * np.repeat(arch, 2, 0) ** 2, anchor)
-        uv = _panel_uv(MOUTH_PANEL, np.repeat(columns, 2, 0), np.array([[rows[0] + 1.0], [rows[1] - 2.0]]))
-        lit = (light * np.repeat(dim, 2, 0)).reshape(-1).astype(np.float32)
-        parts.append(_Part(pose.forward(vertices), uv, vertices[:, :2], _sheet(2, 13), lit))
-
-    strip(
-        jaw,
-        half=0.30,
-        top=-0.11 * openness - 0.01,
-        bottom=0.12,
-        depth=0.30,
-        bow=0.05,
-        rows=(72, 96),
-        light=0.85,
-    )
-    strip(jaw, half=0.30, top=-0.035, bottom=0.14, depth=0.16, bow=-0.05, rows=(40, 72), light=0.75)
-    if proxy.open_mouth:
-        # The photo's own teeth, carried by the skull; lips close over them and a wider mouth widens them a
-        # little. A photo that already gapes shows tongue and jaw too: those go along with the lips.
-        own = np.concatenate([rest, rest.mean(0, keepdims=True)])
-        stretch = np.linalg.norm(ring[10] - ring[0]) / np.linalg.norm(rest[10] - rest[0])
-        across = (own[:, :2] - own[-1, :2]) @ right
-        drawn = own.copy()
-        drawn[:, :2] += (np.clip(1.02 * stretch, 1, 1.4) - 1) * across[:, None] * right
-        gaping = float(np.linalg.norm(source[13] - source[14])) / width
-        along = np.concatenate([np.zeros(10), [0], np.ones(9), [0.5]])[:, None]
-        gaping = float(smoothstep(np.float32(gaping), 0.2, 0.4)) * along
-        moved = np.concatenate([ring, ring.mean(0, keepdims=True)])
-        drawn = (drawn + gaping * (moved - drawn)).astype(np.float32)
-        drawn[:, 2] += 0.08 * width
-        parts.append(_Part(pose.forward(drawn), own[:, :2], own[:, :2], _fan(len(rest)), np.ones(len(own), np.float32)))
-    else:
-        strip(upper_lip, half=0.36, top=-0.12, bottom=0.07, depth=0.12, bow=-0.045, rows=(0, 40), light=1.0)
-    return parts
+    eyes = [pose_eyeball(proxy.points, eye, unposed, pose) for eye in EYES]
+    mouth, parted = pose_mouth(proxy.points, unposed, pose, own_teeth=proxy.open_mouth)
+    return _compose(proxy, head, eyes, mouth, parted, lids)
 
 
 def _sample(atlas: torch.Tensor, uv: torch.Tensor) -> torch.Tensor:
-    """Atlas colours at pixel positions: uv float32 [h, w, 2] → [4, h, w]."""
+    """Atlas colours at positions from the photo's corner: uv float32 [h, w, 2] → [4, h, w]."""
     limit = uv.new_tensor([atlas.shape[-1] - 1, atlas.shape[-2] - 1])
-    grid = (uv / limit * 2 - 1)[None]
+    grid = ((uv + MARGIN) / limit * 2 - 1)[None]
     return F.grid_sample(atlas, grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
 
 
-def _merge(parts: list[_Part], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _merge(parts: list[Part], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One soup of vertices [V, 3], triangles [F, 3] and attributes [V, 5] (uv, source, shade)."""
     offset, triangles = 0, []
     for part in parts:
@@ -353,7 +139,7 @@ def _merge(parts: list[_Part], device: torch.device) -> tuple[torch.Tensor, torc
 
 
 def _compose(
-    proxy: Proxy, head: _Part, inside: list[_Part], lids: list[_Part]
+    proxy: Proxy, head: Part, eyes: list[list[Part]], mouth: list[Part], parted: float, lids: list[Part]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Background, then the head, what shows through its holes, and the lids."""
     device = proxy.atlas.device
@@ -366,21 +152,84 @@ def _compose(
 
     sampled = _sample(proxy.atlas, position)
     bare = proxy.swept * ~covered
-    colour, opacity = sampled[:3], sampled[3] * (1 - bare)
-    frame = opacity * colour + (1 - opacity) * proxy.plate
+    opacity = sampled[3] * (1 - bare)
+    painted = _even_edges(
+        proxy, front, vertices, triangles, attributes[:, :2], torch.cat([opacity * sampled[:3], opacity[None]])
+    )
+    frame = painted[:3] + (1 - painted[3]) * proxy.plate
     # What does not move is the photo itself, whatever the cut-out missed.
     motion = (position - identity).square().sum(-1)
     rest = (1 - motion / 4).clamp_min(0) * (1 - bare)
     frame = frame + rest * (proxy.photo - frame)
-    visible = torch.maximum((opacity > 0.5).float(), torch.maximum(proxy.still, (rest > 0.5).float()))
-    position = torch.where((opacity > 0.5)[..., None], position, identity)
-    for part in (inside[:1], inside[1:2], inside[2:]):
-        _show_through(proxy, part, covered, frame, position, visible)
+    # What continues the photo beyond its frame is painted.
+    within = ((position >= 0) & (position <= NETWORK - 1)).all(-1)
+    visible = torch.maximum(((opacity > 0.5) & within).float(), torch.maximum(proxy.still, (rest > 0.5).float()))
+    position = torch.where(((opacity > 0.5) & within)[..., None], position, identity)
+    for eye in eyes:
+        _show_through(proxy, eye, covered, frame, position, visible)
+    _show_through(proxy, mouth, covered, frame, position, visible, shaded=parted, painted=True)
 
     for lid in lids:
         frame, visible = _lay_lid(proxy, frame, visible, lid, front.depth)
     field, occlusion = _coarse_motion(position, visible)
     return frame.clamp(0, 1), field, occlusion
+
+
+_STEP_PX = 5.0
+"""A leap in depth from pixel to pixel that is an outline and no slope."""
+
+
+def _even_edges(
+    proxy: Proxy, front: Fragments, vertices: torch.Tensor, triangles: torch.Tensor, uv: torch.Tensor,
+    painted: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    """The head's picture [4, H, W], colours times opacity, with four samples a pixel where one part hides another.
+
+    Only triangles near such an outline are drawn again, at twice the size.
+    """
+    depth, device = front.depth, vertices.device
+    edge = torch.zeros_like(front.covered)
+    for near, far in ((edge[1:], edge[:-1]), (edge[:, 1:], edge[:, :-1])):
+        down = near.shape[0] < NETWORK
+        leap = (depth[1:] - depth[:-1] if down else depth[:, 1:] - depth[:, :-1]).abs()
+        leap = (leap > _STEP_PX) & leap.isfinite()
+        near |= leap
+        far |= leap
+    at = edge.nonzero()
+    if not len(at):
+        return painted
+    low, high = (
+        bound(vertices[triangles][..., :2], 1).long().clamp(0, NETWORK - 1)
+        for bound in (_floor_of_least, _ceil_of_most)
+    )
+    counted = F.pad(edge.int().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    (left, top), (right, bottom) = low.T, high.T + 1
+    touched = counted[bottom, right] - counted[top, right] - counted[bottom, left] + counted[top, left] > 0
+    near = triangles[touched]
+    fine = torch.cat([vertices[:, :2] * 2 + 0.5, vertices[:, 2:]], 1)
+    drawn = rasterise(fine, near, height=2 * NETWORK, width=2 * NETWORK)
+    corner = torch.tensor([0, 1, 2 * NETWORK, 2 * NETWORK + 1], device=device)
+    samples = (at[:, 0] * 4 * NETWORK + at[:, 1] * 2)[:, None] + corner
+    found = torch.searchsorted(drawn.pixel, samples).clamp_max(len(drawn.pixel) - 1)
+    hit = drawn.pixel[found] == samples
+    first, second, third = uv[near[drawn.triangle[found]]].unbind(2)
+    along, across = drawn.weights[found].split(1, -1)
+    place = first + along * (second - first) + across * (third - first)
+    own = at.flip(1).float()[:, None]
+    sampled = _sample(proxy.atlas, torch.where(hit[..., None], place, own))
+    row, column = at.T
+    opacity = sampled[3] * torch.where(hit, 1.0, 1 - proxy.swept[row, column][:, None])
+    painted = painted.clone()
+    painted[:, row, column] = torch.cat([opacity * sampled[:3], opacity[None]]).mean(-1)
+    return painted
+
+
+def _floor_of_least(points: torch.Tensor, dim: int) -> torch.Tensor:
+    return points.amin(dim).floor() - 1
+
+
+def _ceil_of_most(points: torch.Tensor, dim: int) -> torch.Tensor:
+    return points.amax(dim).ceil() + 1
 
 
 def _box(vertices: torch.Tensor) -> tuple[int, int, int, int] | None:
@@ -393,10 +242,13 @@ def _box(vertices: torch.Tensor) -> tuple[int, int, int, int] | None:
 
 
 def _show_through(
-    proxy: Proxy, parts: list[_Part], covered: torch.Tensor, frame: torch.Tensor, position: torch.Tensor,
-    visible: torch.Tensor,
+    proxy: Proxy, parts: list[Part], covered: torch.Tensor, frame: torch.Tensor, position: torch.Tensor,
+    visible: torch.Tensor, *, shaded: float = 0.0, painted: bool = False,
 ) -> None:  # fmt: skip
-    """Eyeballs or mouth in place where the head leaves a hole; drawn at twice the size for clean edges."""
+    """Eyeballs or mouth in place where the head leaves a hole; drawn at twice the size for clean edges.
+
+    `shaded`: how much the hole's rim shades what lies behind; `painted`: it is not the photo's own.
+    """
     vertices, triangles, attributes = _merge(parts, covered.device)
     place = _box(vertices)
     if place is None:
@@ -407,25 +259,39 @@ def _show_through(
     fine = torch.cat([(vertices[:, :2] - vertices.new_tensor([left, top])) * 2 + 0.5, vertices[:, 2:]], 1)
     behind = rasterise(fine, triangles, height=2 * height, width=2 * width)
     through = behind.interpolate(triangles, attributes)
-    painted = _sample(proxy.atlas, through[..., :2])[:3] * through[..., 4]
+    colour = _sample(proxy.atlas, through[..., :2])[:3] * through[..., 4]
     filled = behind.covered.float()[None]
-    painted, filled, source = (
-        F.avg_pool2d(values[None], 2)[0] for values in (painted * filled, filled, through[..., 2:4].permute(2, 0, 1))
+    colour, filled, source = (
+        F.avg_pool2d(values[None], 2)[0] for values in (colour * filled, filled, through[..., 2:4].permute(2, 0, 1))
     )
-    painted = painted / filled.clamp_min(0.25)
+    colour = colour / filled.clamp_min(0.25)
+    if shaded:
+        colour = colour * (1 - shaded * _OCCLUSION * _occluded(covered[box], proxy.occlusion))
     # A soft edge: the share of head among the nine pixels around, where there is something behind.
     share = F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0] * covered[box]
     share = torch.where(filled[0] > 0.9, share, torch.ones_like(share))
     patch = (slice(None), *box)
-    frame[patch] = share * frame[patch] + (1 - share) * painted
+    frame[patch] = share * frame[patch] + (1 - share) * colour
     hole = share < 0.5
     if reach := round(proxy.blur):
         # As soft as the photo: two means over a square are nearly a Gaussian, here and just around the hole.
         near = _soften(F.max_pool2d(hole.float()[None], 2 * reach + 1, 1, reach), reach)
         frame[patch] = near * _soften(frame[patch], reach) + (1 - near) * frame[patch]
     position[box] = torch.where(hole[..., None], source.permute(1, 2, 0), position[box])
-    # Eyes are the photo's own; a mouth's inside is painted.
-    visible[box] = torch.where(hole, torch.full_like(share, float(len(parts) == 1)), visible[box])
+    visible[box] = torch.where(hole, torch.full_like(share, float(not painted)), visible[box])
+
+
+_OCCLUSION = 0.62
+"""How much of their light lips take from what lies directly behind them."""
+
+
+def _occluded(covered: torch.Tensor, reach: int) -> torch.Tensor:
+    """Share of the sky over each pixel that lips cover [H, W]: light comes from above, so it is looked for there."""
+    size = 2 * reach + 1
+    around = F.pad(
+        covered.float()[None, None], (reach, reach, reach + reach // 2, reach - reach // 2), mode="replicate"
+    )
+    return F.avg_pool2d(F.avg_pool2d(around, size, 1), 3, 1, 1, count_include_pad=False)[0, 0]
 
 
 def _soften(picture: torch.Tensor, reach: int) -> torch.Tensor:
@@ -436,7 +302,7 @@ def _soften(picture: torch.Tensor, reach: int) -> torch.Tensor:
 
 
 def _lay_lid(
-    proxy: Proxy, frame: torch.Tensor, visible: torch.Tensor, lid: _Part, depth: torch.Tensor
+    proxy: Proxy, frame: torch.Tensor, visible: torch.Tensor, lid: Part, depth: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A lid over the frame, unless the nose stands before it."""
     if lid.shade.max() <= 0:

@@ -10,48 +10,21 @@ from scipy.spatial import Delaunay
 
 from edge import topology as topo
 from edge.spec import KEYPOINTS, NETWORK
+from training.teachers.eyes import EYES, paint_eyeball, paint_lid
 from training.teachers.matte import cut_out
+from training.teachers.mouth import own_enamel, paint_mouth
+from training.teachers.parts import LID_PANEL, MARGIN, MOUTH_PANEL, PANEL, TONGUE_PANEL, Array, smoothstep
 from training.teachers.raster import rasterise
 
-Array = NDArray[np.float32]
-
-
 _SPACING = 20  # pixels between the net's points around the face
-PANEL = 128  # the atlas is the photo with one row of square panels below it
-HALF = (NETWORK - 1) / 2
-_RIGHT_EYE_PANEL, _LEFT_EYE_PANEL, MOUTH_PANEL, LID_PANEL = ((i * PANEL, NETWORK) for i in range(4))
-
-
-class Eye(NamedTuple):
-    """One eye, as indices into the landmarks."""
-
-    outer: int
-    inner: int
-    upper: Array
-    lower: Array
-    fold: Array
-    iris: int
-    panel: tuple[int, int]
-    lid_rows: tuple[int, int]
-
-
-EYES = (
-    Eye(
-        topo.RIGHT_EYE_OUTER, topo.RIGHT_EYE_INNER, topo.RIGHT_UPPER_LID, topo.RIGHT_LOWER_LID, topo.RIGHT_FOLD,
-        topo.RIGHT_IRIS_CENTRE, _RIGHT_EYE_PANEL, (0, 56),
-    ),
-    Eye(
-        topo.LEFT_EYE_OUTER, topo.LEFT_EYE_INNER, topo.LEFT_UPPER_LID, topo.LEFT_LOWER_LID, topo.LEFT_FOLD,
-        topo.LEFT_IRIS_CENTRE, _LEFT_EYE_PANEL, (64, 120),
-    ),
-)  # fmt: skip
 
 
 class Proxy(NamedTuple):
     """A person as textured geometry, in the pose of the photo."""
 
     atlas: torch.Tensor
-    """float32 [1, 4, 512 + 128, 512]: RGB and opacity; the photo's cut-out, and panels below it."""
+    """float32 [1, 4, 80 + 512 + 256, 80 + 512 + 80]: RGB and opacity; the photo's cut-out, continued to three
+    sides, and panels below it."""
     photo: torch.Tensor
     """float32 [3, 512, 512]."""
     plate: torch.Tensor
@@ -79,13 +52,8 @@ class Proxy(NamedTuple):
     """Whether the photo itself shows the inside of the mouth."""
     blur: float
     """Of the photo, as the deviation of a Gaussian in pixels: what is painted into it is as soft."""
-
-
-def to_pixels(landmarks: Array) -> Array:
-    """Crop coordinates [..., 478, 3] → pixels of the crop, z in the same unit."""
-    pixels = landmarks.astype(np.float32) * np.float32(HALF)
-    pixels[..., :2] += HALF
-    return pixels
+    occlusion: int
+    """Pixels from the lips' rim over which they shade what stands behind them."""
 
 
 def _face_size(points: Array) -> tuple[float, float]:
@@ -102,12 +70,6 @@ def _face_axes(points: Array) -> tuple[Array, Array]:
     right = right + np.array([down[1], -down[0]])  # both diagonals together: steady under yaw and pitch
     right /= np.linalg.norm(right)
     return right.astype(np.float32), np.array([-right[1], right[0]], np.float32)
-
-
-def smoothstep(value: Array, low: float, high: float) -> Array:
-    """0 up to `low`, 1 from `high`, smooth between; any shape."""
-    t = np.clip((value - low) / (high - low), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
 def keypoint_weights(points: Array) -> Array:
@@ -186,15 +148,27 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     gap = np.linalg.norm(points[13] - points[14]) / np.linalg.norm(points[61] - points[291])
     skin_mask = cv2.erode(face, np.ones((25, 25), np.uint8)) > 0
     skin = np.median(image[skin_mask], 0) / 255 if skin_mask.any() else np.full(3, 0.5)
-    panels = np.zeros((PANEL, NETWORK, 4), np.float32)
+    panels = np.zeros((2 * PANEL, NETWORK, 4), np.float32)
+
+    def lay(panel: tuple[int, int], painted: Array, row: int = 0) -> None:
+        top = panel[1] - NETWORK + row
+        panels[top : top + len(painted), panel[0] : panel[0] + PANEL] = painted
+
     for eye in EYES:
-        panels[:, eye.panel[0] : eye.panel[0] + PANEL] = _eye_panel(image, points, eye)
-        top, bottom = eye.lid_rows
-        panels[top : bottom + 8, LID_PANEL[0] :] = _lid_panel(image, points, eye, bottom - top)
+        white, iris = paint_eyeball(image, points, eye)
+        lay(eye.panel, white)
+        lay(eye.iris_panel, iris)
+        lay(LID_PANEL, paint_lid(image, points, eye), eye.lid_row)
     blur = _blur_px(image, points)
     mouth_px = float(np.linalg.norm(points[61] - points[291]))
-    panels[:, MOUTH_PANEL[0] : MOUTH_PANEL[0] + PANEL] = _mouth_panel(skin, blur * PANEL / max(mouth_px, 1.0))
-    photo = np.concatenate([colour, 255 * opacity], -1).astype(np.float32)
+    for panel, painted in zip(
+        (MOUTH_PANEL, TONGUE_PANEL),
+        paint_mouth(skin, own_enamel(image, points) if gap > 0.05 else None, blur * PANEL / max(mouth_px, 1.0)),
+        strict=True,
+    ):
+        lay(panel, painted)
+    photo = _continue(np.concatenate([colour, 255 * opacity], -1).astype(np.float32), points)
+    panels = np.pad(panels, ((0, 0), (MARGIN, MARGIN), (0, 0)))
     atlas = torch.from_numpy(np.concatenate([photo, panels]) / 255).permute(2, 0, 1)[None].contiguous()
     mesh = torch.from_numpy(np.concatenate([_mesh_triangles(), triangles]))
     at_rest = torch.from_numpy(np.concatenate([points[:468], net]).astype(np.float32))
@@ -217,7 +191,30 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
         keypoint_weights=keypoint_weights(points),
         open_mouth=bool(gap > 0.05),
         blur=blur,
+        occlusion=max(1, round(0.06 * mouth_px)),
     )
+
+
+def _continue(cut: Array, points: Array) -> Array:
+    """A cut-out [512, 512, 4] continued by its mirror image to both sides, and above by a rounded crown.
+
+    Returns: float32 [592, 672, 4].
+    """
+    wide = cv2.copyMakeBorder(cut, MARGIN, 0, MARGIN, MARGIN, cv2.BORDER_REFLECT_101)
+    row = cut[:4, :, 3].mean(0) > 128
+    if not row.any():
+        wide[:MARGIN, :, 3] = 0
+    else:
+        # What the frame cuts off is the cap of a head: as high as a skull, as wide as the cut.
+        left, right = np.flatnonzero(row)[[0, -1]]
+        height, _ = _face_size(points)
+        top = float(np.clip(points[topo.FOREHEAD_TOP, 1] - 0.45 * height, -0.85 * MARGIN, -0.1 * (right - left)))
+        x = np.arange(wide.shape[1]) - MARGIN
+        y = np.arange(MARGIN)[:, None] - MARGIN
+        half = max((right - left) / 2, 1.0)
+        cap = top * np.sqrt(np.clip(1 - np.abs((x - left - half) / half) ** 2.5, 0, 1))
+        wide[:MARGIN, :, 3] *= smoothstep(y - cap, -3.0, 3.0) * (cap < 0)
+    return wide
 
 
 _FACE = np.arange(468)
@@ -249,7 +246,9 @@ def _spread_net(points: Array) -> tuple[Array, NDArray[np.int64]]:
     """
     oval = points[topo.FACE_OVAL, :2]
     ticks = np.linspace(0, NETWORK - 1, NETWORK // _SPACING + 1)
-    grid = np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
+    before = np.linspace(-MARGIN, 0, MARGIN // _SPACING + 1)[:-1]
+    wide = np.concatenate([before, ticks, NETWORK - 1 - before[::-1]])
+    grid = np.stack(np.meshgrid(wide, np.concatenate([before, ticks])), -1).reshape(-1, 2)
     contour = oval.astype(np.float32).reshape(-1, 1, 2)
     signed = np.array([cv2.pointPolygonTest(contour, (float(x), float(y)), True) for x, y in grid])
     grid = grid[signed < -0.45 * _SPACING]
@@ -263,85 +262,6 @@ def _spread_net(points: Array) -> tuple[Array, NDArray[np.int64]]:
     return net, rename[simplices]
 
 
-def _inpaint(colour: Array, known: Array) -> Array:
-    """Colours [h, w, 3] continued from where `known` [h, w] is 1 into where it is 0, smoothly."""
-    total, weight = np.zeros_like(colour), np.zeros((*known.shape, 1), np.float32)
-    for sigma in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
-        share = 4.0 ** -np.log2(sigma)
-        total += share * cv2.GaussianBlur(colour * known[..., None], (0, 0), sigma)
-        weight += share * cv2.GaussianBlur(known, (0, 0), sigma)[..., None]
-    keep = known[..., None]
-    return keep * colour + (1 - keep) * total / np.maximum(weight, 1e-6)
-
-
-def eye_ring(eye: Eye) -> NDArray[np.int64]:
-    """The eye's opening as a closed ring of 16 landmark indices."""
-    return np.concatenate([[eye.outer], eye.upper, [eye.inner], eye.lower[::-1]])
-
-
-def _eye_panel(image: NDArray[np.uint8], points: Array, eye: Eye) -> Array:
-    """The eyeball without its lids: float32 [128, 128, 4], 0..255, one panel pixel a photo pixel."""
-    ring = points[eye_ring(eye), :2]
-    origin = panel_origin(points, eye)
-    patch = cv2.warpAffine(
-        image, np.array([[1, 0, -origin[0]], [0, 1, -origin[1]]], np.float32), (PANEL, PANEL),
-        borderMode=cv2.BORDER_REPLICATE,
-    ).astype(np.float32)  # fmt: skip
-    known = np.zeros((PANEL, PANEL), np.float32)
-    cv2.fillPoly(known, [np.round((ring - origin) * 16).astype(np.int32)], 1.0, shift=4)
-    return np.concatenate([_inpaint(patch, known), np.full((PANEL, PANEL, 1), 255.0)], -1)
-
-
-def panel_origin(points: Array, eye: Eye) -> Array:
-    """Photo pixel that lies at the eye panel's corner (whole numbers, so that nothing is resampled)."""
-    return np.round(points[eye_ring(eye), :2].mean(0) - PANEL / 2).astype(np.float32)
-
-
-def _lid_panel(image: NDArray[np.uint8], points: Array, eye: Eye, rows: int) -> Array:
-    """Skin of an upper lid with its lashes: float32 [rows + 8, 128, 4], columns outer to inner corner.
-
-    The skin between lid and fold is all that the photo shows of it; its colours are smoothed along the lid.
-    """
-    edge = points[np.concatenate([[eye.outer], eye.upper, [eye.inner]]), :2]
-    fold = points[np.concatenate([[eye.outer], eye.fold, [eye.inner]]), :2]
-    ticks = np.linspace(0, len(edge) - 1, PANEL)
-    lower = points[np.concatenate([[eye.outer], eye.lower, [eye.inner]]), :2]
-    edge, fold, lower = (
-        np.stack([np.interp(ticks, np.arange(len(c)), c[:, k]) for k in (0, 1)], -1) for c in (edge, fold, lower)
-    )
-    blurred = cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.float32)
-    # From the lid itself up to the brow's bone, and a little from below the eye: lashes and folds are
-    # darker than skin, so the brighter samples of each column count.
-    rise, opening = fold - edge, lower - edge
-    places = [edge + share * rise for share in (0.7, 1.0, 1.4, 1.8)] + [lower + share * opening for share in (0.5, 0.8)]
-    samples = np.stack(
-        [
-            cv2.remap(blurred, *np.float32(at.T[:, None]), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
-            for at in places
-        ]
-    )
-    order = samples.mean(-1).argsort(0)[..., None]
-    skin = np.take_along_axis(samples, order, 0)[2:5].mean(0)
-    middle = np.median(skin[16:-16], 0)
-    skin = 0.5 * cv2.GaussianBlur(skin[None], (0, 0), 14, borderType=cv2.BORDER_REPLICATE)[0] + 0.5 * middle
-    skin *= 0.95
-    depth = np.linspace(0, 1, rows)[:, None]
-    shade = 0.93 + 0.11 * np.sin(np.pi * np.clip(depth * 0.9 + 0.05, 0, 1))  # a lid is round
-    shade = shade * (1 - 0.14 * np.linspace(-1, 1, PANEL) ** 2)
-    lid = skin[None] * shade[..., None]
-    corner = 1 - 0.5 * np.abs(np.linspace(-1, 1, PANEL)) ** 2
-    lash = (smoothstep(np.broadcast_to(depth, (rows, PANEL)), 0.82, 0.95) * 0.5 * corner)[..., None]
-    lid = lid * (1 - lash)
-    panel = np.zeros((rows + 8, PANEL, 4), np.float32)
-    panel[:rows, :, :3], panel[rows:, :, :3] = lid, lid[-1]
-    # The lid fades in over the old lash line and fades out below the new one and towards the corners.
-    fade = smoothstep(np.broadcast_to(depth, (rows, PANEL)), 0.0, 0.10) * (
-        1 - smoothstep(np.broadcast_to(depth, (rows, PANEL)), 0.96, 1.0)
-    )
-    panel[:rows, :, 3] = 255 * fade
-    return panel
-
-
 def _blur_px(image: NDArray[np.uint8], points: Array) -> float:
     """How far a photo is blurred, as the deviation of a Gaussian in pixels of the crop; 0 for what cameras call sharp.
 
@@ -353,48 +273,3 @@ def _blur_px(image: NDArray[np.uint8], points: Array) -> float:
     grey = cv2.cvtColor(image[top : bottom + 1, left : right + 1], cv2.COLOR_RGB2GRAY).astype(np.float32)
     fine = float((grey - cv2.GaussianBlur(grey, (0, 0), 1.5)).std() / max(float(grey.std()), 1.0))
     return float(np.clip(0.06 / max(fine, 1e-3) - 0.7, 0.0, 8.0))
-
-
-def _mouth_panel(skin: Array, blur: float) -> Array:
-    """The inside of a mouth, painted as the photo is: as light, as colourful, as soft. Float32 [128, 128, 4].
-
-    Rows 0..39 upper teeth, 40..71 lower teeth, 72..95 tongue, 96..127 cavity (left: middle, right: rim).
-
-    Args:
-        skin: RGB of the face, 0..1.
-        blur: the photo's, in pixels of the panel.
-    """
-    panel = np.full((PANEL, PANEL, 4), 255.0, np.float32)
-    light = float(np.clip(skin.mean() * 1.5, 0.03, 1.0))
-    # The light that falls on the skin falls on the teeth: a third of the skin's tint goes into the enamel.
-    tint = (skin / max(skin.mean(), 1e-3)) ** 0.35
-    x = np.linspace(-1, 1, PANEL, dtype=np.float32)
-    enamel = np.array([240, 232, 216], np.float32) * light * tint
-
-    def teeth(rows: int, edges: Array, *, up: bool) -> Array:
-        y = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
-        y = 1 - y if not up else y  # 0 at the gum, 1 at the biting edge
-        distance = np.abs(x[:, None] - np.concatenate([-edges, [0], edges])[None]).min(1)
-        gaps = 1 - 0.22 * np.exp(-((distance / 0.022) ** 2))
-        roundness = 1 - 0.45 * np.abs(x) ** 2.2
-        gum = smoothstep(np.broadcast_to(y, (rows, PANEL)), 0.0, 0.3)
-        bright = gaps * roundness * (0.86 + 0.14 * y)
-        colour = enamel * bright[..., None]
-        return colour * gum[..., None] + (1 - gum[..., None]) * np.array([150, 82, 78], np.float32) * light
-
-    panel[0:40, :, :3] = teeth(40, np.array([0.24, 0.44, 0.64, 0.82], np.float32), up=True)
-    panel[40:72, :, :3] = teeth(32, np.array([0.16, 0.33, 0.52, 0.72, 0.9], np.float32), up=False) * 0.8
-    tongue = np.array([165, 84, 82], np.float32) * light
-    shade = (1 - 0.5 * x**2)[None, :, None] * np.linspace(0.55, 0.95, 24)[:, None, None]
-    panel[72:96, :, :3] = tongue * shade
-    dark, rim = np.array([38, 14, 14], np.float32) * light, np.array([96, 44, 42], np.float32) * light
-    ramp = smoothstep(x, -1.0, 1.0)[None, :, None]
-    panel[96:128, :, :3] = dark * (1 - ramp) + rim * ramp
-    # A grey photo has a grey mouth; skin of any tone under any lamp is more colourful than a fifth.
-    colourful = float(np.clip((skin.max() - skin.min()) / max(skin.max(), 1e-3) / 0.2, 0.0, 1.0))
-    grey = panel[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
-    panel[..., :3] = grey[..., None] + colourful * (panel[..., :3] - grey[..., None])
-    for rows in (slice(0, 40), slice(40, 72), slice(72, 96), slice(96, 128)):
-        part = np.ascontiguousarray(panel[rows, :, :3])
-        panel[rows, :, :3] = cv2.GaussianBlur(part, (0, 0), 0.8 + blur, borderType=cv2.BORDER_REPLICATE)
-    return panel
