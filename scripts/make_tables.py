@@ -103,11 +103,10 @@ def designs() -> str:
             for runtime in ("onnx", "executorch")
             for threads in (1, 2)
         ]
-        quality = [f"{row['psnr_db']}, {row['extremes_db']}", row["apart_db"], row["ssim"], row["lpips"]]
-        table.append([f"{row['name']}: {row['what']}", row["gmacs"], *quality, *times])
+        table.append([f"{row['name']}: {row['what']}", row["gmacs"], *(row[column] for column in DRAWN), *times])
     settings = [f"{runtime}, {threads}" for runtime in ("ONNX", "ExecuTorch") for threads in ("1 thread", "2 threads")]
-    quality = ("PSNR calm, extremes", "seeds apart", "SSIM", "LPIPS")
-    return _markdown(("design", "GMACs", *quality, *(f"{one}, ms fp32 / int8" for one in settings)), table)
+    head = ("design", "GMACs", *DRAWN.values(), *(f"{one}, ms fp32 / int8" for one in settings))
+    return _markdown(head, table)
 
 
 def scale() -> str:
