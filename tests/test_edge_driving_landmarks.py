@@ -104,6 +104,21 @@ def test_lids_painted_over_eyes_are_seen(landmarker: Landmarker, portraits: dict
 
 
 @pytest.mark.parametrize("name", ["grace_hopper", "astronaut"])
+def test_dark_glasses_are_seen(landmarker: Landmarker, portraits: dict[str, Path], name: str) -> None:
+    """Landmarks guess eyes behind the lenses."""
+    portrait = read_portrait(portraits[name], landmarker=landmarker)
+    points = (portrait.landmarks[:, :2] + 1) * 255.5
+    apart = np.linalg.norm(points[LEFT_IRIS_CENTRE] - points[RIGHT_IRIS_CENTRE])
+    y, x = np.mgrid[:CROP, :CROP]
+    image = portrait.image.astype(float)
+    for iris in (RIGHT_IRIS_CENTRE, LEFT_IRIS_CENTRE):
+        away = ((x - points[iris, 0]) / (0.45 * apart)) ** 2 + ((y - points[iris, 1]) / (0.36 * apart)) ** 2
+        image[away < 1] = 0.15 * image[away < 1] + 8
+    doubts = _doubts(image.astype(np.uint8), portrait.landmarks)
+    assert "Dark glasses" in " ".join(doubts)
+
+
+@pytest.mark.parametrize("name", ["grace_hopper", "astronaut"])
 def test_a_palm_or_a_mask_over_the_mouth_is_seen(landmarker: Landmarker, portraits: dict[str, Path], name: str) -> None:
     """Landmarks guess lips behind a palm; the dark line between them is missing."""
     portrait = read_portrait(portraits[name], landmarker=landmarker)

@@ -56,6 +56,9 @@ their width. Over 26 portraits: 0.14 to 0.72 and 0.12 to 0.3."""
 OPEN_MOUTH = 0.1
 """Distance of the inner lips from which a mouth is open, in face heights; broad smiles reach 0.06."""
 
+DARK_GLASSES = 0.45
+"""Brightness under an eye in that of the cheek, below which a lens covers it: 0.47 to 1.35 in 26 portraits."""
+
 MOUTH_LINE = 0.12
 """Least darkness of the line between closed lips: 0.18 to 0.9 in 25 portraits, under 0.1 on a mask or a palm."""
 
@@ -529,18 +532,25 @@ def _doubts(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> list[st
         inside = grey[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= max(radius, 1.0) ** 2]
         return float(np.median(inside)) if inside.size else 0.0
 
-    covered, openings = [], []
+    covered, openings, shaded = [], [], []
     for iris, eye in zip((RIGHT_IRIS, LEFT_IRIS), EYES, strict=True):
         corners = points[eye.corners]
         width = float(np.linalg.norm(corners[1] - corners[0]))
         openings.append(float(np.linalg.norm(points[eye.lower] - points[eye.upper], axis=1).mean()) / max(width, 1e-6))
         centre = points[iris].mean(axis=0)
         radius = float(np.linalg.norm(points[iris] - centre, axis=1).max())
-        below = corners.mean(axis=0) + 0.55 * (points[CHIN] - points[FOREHEAD_TOP]) / face_height(points) * width
+        down = (points[CHIN] - points[FOREHEAD_TOP]) / face_height(points) * width
+        middle = corners.mean(axis=0)
+        below = middle + 0.55 * down
+        shaded.append(around(middle + 0.42 * down, 0.15 * width) / max(around(middle + 1.15 * down, 0.2 * width), 1.0))
         covered.append(around(centre, 0.6 * radius) / max(around(below, 0.2 * width), 1.0))
     doubts = []
     if min(covered) > LID_BRIGHTNESS or max(openings) < CLOSED_EYES:
         doubts.append("The eyes look closed: they will never open. Give a photo with open eyes.")
+    elif max(shaded) < DARK_GLASSES:
+        doubts.append(
+            "Dark glasses seem to hide the eyes: lids and glances will be guessed. Give a photo without."
+        )
     elif max(openings) < NARROW_EYES:
         doubts.append("The eyes are narrow or half closed: they will never open further.")
     lips = np.linalg.norm(points[INNER_LOWER_LIP] - points[INNER_UPPER_LIP], axis=-1).mean() / face_height(points)

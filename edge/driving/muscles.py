@@ -423,8 +423,9 @@ class Puppet:
         width = corners[1, 0] - corners[0, 0]
         iris = self.rest[eye.iris]
         radius = np.linalg.norm(iris[1:, :2] - iris[0, :2], axis=1).mean()
-        room_left = max(iris[0, 0] - corners[0, 0] - 0.8 * radius, 0.0)
-        room_right = max(corners[1, 0] - iris[0, 0] - 0.8 * radius, 0.0)
+        # An eye that looks far aside hides part of its iris behind the corner.
+        room_left = max(iris[0, 0] - corners[0, 0] - 0.45 * radius, 0.0)
+        room_right = max(corners[1, 0] - iris[0, 0] - 0.45 * radius, 0.0)
         reach = 0.27 * width
         dx = np.where(gaze_x < 0, min(reach, room_left), min(reach, room_right)) * gaze_x
         dy = 0.1 * width * gaze_y

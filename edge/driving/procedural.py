@@ -255,12 +255,12 @@ def _blinks(rng: np.random.Generator, at: Array, interval: float) -> Array:
     return closure
 
 
-def _saccades(rng: np.random.Generator, at: Array, reach: float) -> tuple[Array, Array]:
-    """Gaze that jumps (40 to 60 ms) and rests, mostly near the camera."""
+def _saccades(rng: np.random.Generator, at: Array, reach: float, power: float) -> tuple[Array, Array]:
+    """Gaze that jumps (40 to 60 ms) and rests: the higher `power`, the nearer to the camera."""
     starts = _key_times(rng, float(at[-1]), 0.35, 1.9)
     times = np.sort(np.concatenate([starts, starts[1:] - 0.05]))
     count = len(starts)
-    size = reach * rng.uniform(0.0, 1.0, count) ** 1.5
+    size = reach * rng.uniform(0.0, 1.0, count) ** power
     angle = rng.uniform(0.0, 2.0 * np.pi, count)
     held = np.repeat(np.arange(count), 2)[: len(times)]  # rest until just before the next jump
     x, y = (size * np.cos(angle))[held], (0.8 * size * np.sin(angle))[held]
@@ -309,7 +309,8 @@ def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style 
         moved["skew"] = wander(0.3, 1.0, 3.0, 1.0)
     blink = _blinks(rng, at, 0.9 if training else 2.8)
     moved["blink_right"], moved["blink_left"] = blink.copy(), blink.copy()
-    moved["gaze_x"], moved["gaze_y"] = _saccades(rng, at, 1.0 if training else 0.5)
+    # Evenly over all that eyes can reach, so that no glance of a driver is a surprise.
+    moved["gaze_x"], moved["gaze_y"] = _saccades(rng, at, 1.2, 0.5) if training else _saccades(rng, at, 0.5, 1.5)
     if training:
         # Beyond speech: the strong and the odd, so that the student has seen what a driver may do.
         for name, reach, share in (
@@ -318,6 +319,11 @@ def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style 
             ("lips_press", 1.0, 0.15),
         ):  # fmt: skip
             moved[name] = moved.get(name, np.zeros_like(at)) + excite(reach, share)
+        # Broad smiles that show teeth: recorded mouths widen to 1.35 times their width, and the single muscles above
+        # seldom meet.
+        grin = excite(1.0, 0.2, 0.6, 1.6)
+        for name, share in (("smile", 1.0), ("stretch", 0.3), ("upper_lip_up", 0.5), ("lower_lip_down", 0.5)):
+            moved[name] = moved[name] + share * grin
         moved["blink_right"] = np.maximum(moved["blink_right"], excite(1.0, 0.12))
         moved["blink_left"] = np.maximum(moved["blink_left"], excite(1.0, 0.12))
         # Faces are never even: half of the recorded drivers draw the mouth aside at times.
