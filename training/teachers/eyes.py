@@ -23,6 +23,8 @@ from training.teachers.parts import (
     Array,
     Part,
     Pose,
+    bell,
+    blur,
     fan,
     inpaint,
     panel_uv,
@@ -229,113 +231,99 @@ def _curves(points: Array, eye: Eye, plane: _Plane, x: Array) -> _Curves:
     return _Curves(np.maximum(fold - 0.2, 0.03 - _ABOVE), fold, opened, closed)
 
 
+_LID_X = ((np.arange(PANEL) - (PANEL - _SPAN_PX) / 2) / _SPAN_PX).astype(np.float32)
+_LID_Y = (np.arange(LID_ROWS) / _SPAN_PX - _ABOVE).astype(np.float32)[:, None]
+"""Where a lid's picture has its columns and rows, in the lid's plane."""
+
+
 def paint_lid(image: NDArray[np.uint8], points: Array, eye: Eye) -> Array:
     """A closed lid: float32 [64, 128, 4], 0..255; opacity 0 where the photo's own skin stays."""
-    plane = _plane(points, eye)
-    margin = (PANEL - _SPAN_PX) / 2
-    x = ((np.arange(PANEL) - margin) / _SPAN_PX).astype(np.float32)
-    y = (np.arange(LID_ROWS) / _SPAN_PX - _ABOVE).astype(np.float32)
-
-    def look(x: Array, y: Array) -> Array:
-        at = plane.to_photo(x, y).astype(np.float32)
-        return cv2.remap(image, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(
-            np.float32
-        )
-
-    def blur(values: Array, sigma: float) -> Array:
-        return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-
-    # Seen a little farther than it is drawn: what lies around decides.
-    photo = look(x[None], y[:, None])
-    light = photo.mean(-1)
+    plane, x, y = _plane(points, eye), _LID_X, _LID_Y
     lines = _curves(points, eye, plane, x)
-    rows = y[:, None]
-    within = smoothstep(x, -0.32, -0.05) * (1 - smoothstep(x, 1.02, 1.2))
-    # The eye itself and the lashes at its rims are no skin; nor is whatever near them is much darker than skin.
-    eye_area = (rows > lines.opened - 0.05) & (rows < lines.closed + 0.04) & (x > -0.06) & (x < 1.04)
-    near = (rows > lines.fold - 0.05) & (rows < lines.closed + 0.16) & (x > -0.3) & (x < 1.15)
-    brow = rows < lines.top
-    skin_light = np.percentile(light[~eye_area & ~brow], 60)
-    known = np.float32(~eye_area & ~(brow & (light < 0.85 * skin_light)))
-    skin = blur(inpaint(photo, known), 1.5)
-    for threshold in (0.8, 0.87, 0.92):
-        dark = near & (light < threshold * skin.mean(-1))
-        hidden = cv2.dilate(np.float32(dark | eye_area), np.ones((3, 3), np.uint8))
-        skin = blur(inpaint(photo, known * (1 - hidden)), 1.0)
-    skin = np.where(hidden[..., None] > 0, blur(skin, 2.0), skin)
 
-    # Make-up, and the shadow of deep sockets: how much darker than skin the lid is even where no lash crosses it.
-    fraction = np.linspace(0.3, 1.0, 6, dtype=np.float32)[:, None]
-    strip = lines.opened + fraction * (lines.fold - lines.opened)
-    there = cv2.remap(
-        skin,
-        np.broadcast_to(np.arange(PANEL, dtype=np.float32), strip.shape).copy(),
-        ((strip + _ABOVE) * _SPAN_PX).astype(np.float32),
-        cv2.INTER_LINEAR,
-    )
-    tone = np.clip(look(x[None], strip) / np.maximum(there, 1.0), 0.4, 1.1)
-    brightest = tone.mean(-1).argsort(0)[-2:]
-    tone = np.take_along_axis(tone, brightest[..., None], 0).mean(0)
-    tone = 0.5 * blur(tone[None], 12.0)[0] + 0.5 * np.median(tone[_inner(x)], 0)
-    down = np.clip((rows - lines.fold) / np.maximum(lines.closed - lines.fold, 0.02), 0, 1)
+    def look(y: Array) -> Array:
+        """The photo's colours along rows of the lid's plane: [..., 128, 3]."""
+        at = plane.to_photo(x[None], y).astype(np.float32)
+        seen = cv2.remap(image, at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return seen.astype(np.float32)
+
+    photo = look(y)
+    skin = _skin_over(photo, lines)
+    # Of the visible lid six samples a column, lash line to fold, beside the skin that was continued there.
+    strip = lines.opened + np.linspace(0.3, 1.0, 6, dtype=np.float32)[:, None] * (lines.fold - lines.opened)
+    columns = np.broadcast_to(np.arange(PANEL, dtype=np.float32), strip.shape).copy()
+    beside = cv2.remap(skin, columns, ((strip + _ABOVE) * _SPAN_PX).astype(np.float32), cv2.INTER_LINEAR)
+    tone = _lid_tone(look(strip) / np.maximum(beside, 1.0))
+
+    within = smoothstep(x, -0.32, -0.05) * (1 - smoothstep(x, 1.02, 1.2))
+    down = np.clip((y - lines.fold) / np.maximum(lines.closed - lines.fold, 0.02), 0, 1)
     share = (smoothstep(down, 0.0, 0.5) * within)[..., None]
     lid = skin * (1 - share + share * tone)
     # A lid is round, and the fold above it stays as a soft line.
-    lid *= (1 + 0.05 * np.exp(-(((down - 0.5) / 0.25) ** 2)) * np.exp(-(((x - 0.5) / 0.3) ** 2)))[..., None]
-    lid *= (1 - 0.10 * np.exp(-(((rows - lines.fold - 0.03) / 0.022) ** 2)) * smoothstep(x, -0.1, 0.2)
-            * (1 - smoothstep(x, 0.85, 1.1)))[..., None]  # fmt: skip
-    lid += 0.7 * _grain(look(x[None], y[:, None] + 0.62))
+    fold = bell(y - lines.fold - 0.03, 0.022) * smoothstep(x, -0.1, 0.2) * (1 - smoothstep(x, 0.85, 1.1))
+    lid *= ((1 + 0.05 * bell(down - 0.5, 0.25) * bell(x - 0.5, 0.3)) * (1 - 0.10 * fold))[..., None]
+    pores = look(y + 0.62)  # of the cheek below
+    lid += 0.7 * np.clip(pores - cv2.GaussianBlur(pores, (0, 0), 2.0), -10, 10)
 
     # Lashes: how dark the photo is above its own lash line, turned down below the closed one.
-    below = rows - lines.closed
+    below = y - lines.closed
     reach = np.clip(0.75 * (lines.opened - lines.fold), 0.05, 0.16)
     height = np.clip(below / 0.7, -0.02, None)
-    seen = look(x[None], lines.opened - height).mean(-1)
-    lash = 1 - np.clip(seen / np.maximum(skin.mean(-1), 1.0) * 1.1, 0, 1)
+    lash = 1 - np.clip(1.1 * look(lines.opened - height).mean(-1) / np.maximum(skin.mean(-1), 1.0), 0, 1)
     lash *= smoothstep(below, -0.03, 0.0) * (1 - smoothstep(height, 0.6 * reach, reach)) * within
-    root = 0.65 * np.exp(-((below / 0.028) ** 2)) * smoothstep(x, 0.0, 0.25) * (1 - smoothstep(x, 0.8, 1.0))
-    lash = np.clip(np.maximum(lash, root), 0, 1)
+    root = 0.65 * bell(below, 0.028) * smoothstep(x, 0.0, 0.25) * (1 - smoothstep(x, 0.8, 1.0))
+    lash = np.maximum(lash, root)
     ink = np.percentile(photo.reshape(-1, 3), 3, axis=0)
 
-    # Long lashes stand above the fold: thin, darker than what lies around them, below the brow.
-    thin = cv2.morphologyEx(light, cv2.MORPH_BLACKHAT, np.ones((9, 9), np.uint8)) / np.maximum(skin.mean(-1), 1.0)
-    under = np.interp(x, *plane.to_plane(points[eye.brow]).T) + 0.04
-    stray = (
-        smoothstep(thin, 0.04, 0.1) * _between(rows, np.maximum(under, lines.top), lines.fold) * (rows < lines.opened)
-    )
-    stray = np.clip(2 * blur(cv2.dilate(stray, np.ones((3, 3), np.uint8)), 1.0), 0, 1)
-    stray *= _between(rows, lines.top, lines.top + 0.06)
-
     # Opaque where something was taken away, and down to the closed lash line; lashes alone below it.
-    cover = _between(rows, np.maximum(lines.fold - 0.1, lines.top), lines.fold + 0.02)
-    cover = np.maximum(cover, stray) * (1 - _between(rows, lines.closed - 0.01, lines.closed + 0.03)) * within
-    alpha = cover + (1 - cover) * lash
-    colour = lid * (1 - lash[..., None]) + ink * lash[..., None]
-    mixed = (lid * (cover * (1 - lash))[..., None] + ink * lash[..., None]) / np.maximum(alpha, 1e-3)[..., None]
-    colour = np.where(alpha[..., None] > 1e-3, mixed, colour)
-    return np.concatenate([np.clip(colour, 0, 255), 255 * alpha[..., None]], -1).astype(np.float32)
+    cover = smoothstep(y, np.maximum(lines.fold - 0.1, lines.top), lines.fold + 0.02)
+    brow = np.interp(x, *plane.to_plane(points[eye.brow]).T).astype(np.float32)
+    cover = np.maximum(cover, _stray_lashes(photo, skin, lines, brow))
+    cover *= (1 - smoothstep(y, lines.closed - 0.01, lines.closed + 0.03)) * within
+    opacity = cover + (1 - cover) * lash
+    colour = lid * (cover * (1 - lash))[..., None] + ink * lash[..., None]
+    colour = np.where(opacity[..., None] > 1e-3, colour / np.maximum(opacity, 1e-3)[..., None], lid)
+    return np.concatenate([np.clip(colour, 0, 255), 255 * opacity[..., None]], -1).astype(np.float32)
 
 
-def _between(value: Array, low: Array, high: Array) -> Array:
-    """`smoothstep` between limits that vary."""
-    t = np.clip((value - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+def _skin_over(photo: Array, lines: _Curves) -> Array:
+    """The skin around an eye continued over it: eye, lashes and eye line are no skin, nor is a brow."""
+    x, y, light = _LID_X, _LID_Y, photo.mean(-1)
+    opening = (y > lines.opened - 0.05) & (y < lines.closed + 0.04) & (x > -0.06) & (x < 1.04)
+    near = (y > lines.fold - 0.05) & (y < lines.closed + 0.16) & (x > -0.3) & (x < 1.15)
+    brow = y < lines.top
+    known = np.float32(~opening & ~(brow & (light < 0.85 * np.percentile(light[~opening & ~brow], 60))))
+    skin = blur(inpaint(photo, known), 1.5)
+    for threshold in (0.8, 0.87, 0.92):
+        dark = near & (light < threshold * skin.mean(-1))
+        hidden = cv2.dilate(np.float32(dark | opening), np.ones((3, 3), np.uint8))
+        skin = blur(inpaint(photo, known * (1 - hidden)), 1.0)
+    return np.where(hidden[..., None] > 0, blur(skin, 2.0), skin)
 
 
-def _inner(x: Array) -> NDArray[np.bool_]:
-    return (x > 0.1) & (x < 0.9)
+def _lid_tone(beside_skin: Array) -> Array:
+    """A lid's own tone [128, 3] beside skin, from samples [S, 128, 3]: make-up, and the shadow of deep sockets.
+
+    Lashes cross most samples, so the two brightest of a column count, evened along the lid.
+    """
+    samples = np.clip(beside_skin, 0.4, 1.1)
+    brightest = samples.mean(-1).argsort(0)[-2:]
+    tone = np.take_along_axis(samples, brightest[..., None], 0).mean(0)
+    return 0.5 * blur(tone[None], 12.0)[0] + 0.5 * np.median(tone[(_LID_X > 0.1) & (_LID_X < 0.9)], 0)
 
 
-def _row(y: Array) -> NDArray[np.int64]:
-    """The panel's row at y."""
-    return np.clip(np.round((y + _ABOVE) * _SPAN_PX), 0, LID_ROWS - 1).astype(int)
+def _stray_lashes(photo: Array, skin: Array, lines: _Curves, brow: Array) -> Array:
+    """Long lashes above the fold, below the brow: thin, and darker than what lies around them. [64, 128], 0..1."""
+    y = _LID_Y
+    thin = cv2.morphologyEx(photo.mean(-1), cv2.MORPH_BLACKHAT, np.ones((9, 9), np.uint8))
+    lash = smoothstep(thin / np.maximum(skin.mean(-1), 1.0), 0.04, 0.1)
+    lash *= smoothstep(y, np.maximum(brow + 0.04, lines.top), lines.fold) * (y < lines.opened)
+    lash = np.clip(2 * blur(cv2.dilate(lash, np.ones((3, 3), np.uint8)), 1.0), 0, 1)
+    return lash * smoothstep(y, lines.top, lines.top + 0.06)
 
 
-def _grain(patch: Array) -> Array:
-    """What is finer than a lid's shading in a patch of skin."""
-    return np.clip(patch - cv2.GaussianBlur(patch, (0, 0), 2.0), -10, 10)
-
-
+_LASHES = 0.24
+"""Of the eye's span: how far a lid's picture reaches below its lash line."""
 _COLUMNS = np.linspace(-0.29, 1.29, 17, dtype=np.float32)
 
 
@@ -367,22 +355,15 @@ def pose_lid(source: Array, eye: Eye, face: Array, unposed: Array, pose: Pose) -
     edge = edge + (1 - closure) * risen
     fold_moved = at_columns((face[eye.fold, :2] - source[eye.fold, :2]) @ plane.down) / plane.span
     fold = np.minimum(lines.fold + fold_moved, edge - 0.02)
-    lashes = 0.24
     depth = np.interp(_COLUMNS, [0, *at, 1], source[[eye.outer, *eye.upper, eye.inner], 2]) - 0.02 * plane.span
-    place, picture = [], []
-    for share, beyond in ((-1.0, 0.0), (0.0, 0.0), (0.3, 0.0), (0.6, 0.0), (0.85, 0.0), (1.0, 0.0), (1.0, lashes)):
-        if share < 0:
-            place.append(lines.top + fold_moved)
-            picture.append(lines.top)
-        else:
-            place.append(fold + share * (edge - fold) + beyond * max(closure, 0.3))
-            picture.append(lines.fold + share * (lines.closed - lines.fold) + beyond)
-    place, picture = np.stack(place), np.stack(picture)
+    # Rows: above the fold, from it to the lash line, and the tips of the lashes, which point down as the lid does.
+    share, beyond = np.array([0, 0.3, 0.6, 0.85, 1, 1])[:, None], np.array([0, 0, 0, 0, 0, _LASHES])[:, None]
+    place = np.vstack([lines.top + fold_moved, fold + share * (edge - fold) + beyond * max(closure, 0.3)])
+    picture = np.vstack([lines.top, lines.fold + share * (lines.closed - lines.fold) + beyond])
     flat = plane.to_photo(_COLUMNS[None], place)
     vertices = np.concatenate([flat, np.broadcast_to(depth, place.shape)[..., None]], -1).reshape(-1, 3)
-    margin = (PANEL - _SPAN_PX) / 2
     rows = np.clip((picture + _ABOVE) * _SPAN_PX, 0.5, LID_ROWS - 1.5)
-    uv = panel_uv(LID_PANEL, (margin + _COLUMNS * _SPAN_PX)[None], eye.lid_row + rows)
+    uv = panel_uv(LID_PANEL, ((PANEL - _SPAN_PX) / 2 + _COLUMNS * _SPAN_PX)[None], eye.lid_row + rows)
     shade = np.full(len(vertices), smoothstep(np.float32(closure), 0.02, 0.2), np.float32)
     return Part(
         pose.forward(vertices.astype(np.float32)),

@@ -6,6 +6,8 @@ keeps them. Lengths are in mouth widths of the photo; proportions of teeth are t
 wide and 10.5 mm tall, a mouth 52 mm).
 """
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +68,29 @@ def _arch(teeth: Array, *, down: bool) -> tuple[Array, Array]:
     return np.concatenate([-across[::-1], across]), np.concatenate([short[::-1], short])
 
 
+class _Axes(NamedTuple):
+    """A mouth's directions in the photo, to the person's left and down, and its width in pixels."""
+
+    right: Array
+    down: Array
+    width: float
+
+
+def _axes(source: Array) -> _Axes:
+    across = source[topo.LEFT_MOUTH_CORNER, :2] - source[topo.RIGHT_MOUTH_CORNER, :2]
+    right = across / np.linalg.norm(across)
+    down = np.array([-right[1], right[0]], np.float32)
+    if down @ (source[topo.CHIN, :2] - source[topo.FOREHEAD_TOP, :2]) < 0:
+        down = -down
+    width = float(np.linalg.norm(source[topo.LEFT_MOUTH_CORNER] - source[topo.RIGHT_MOUTH_CORNER]))
+    return _Axes(right, down, width)
+
+
+def _two_rows(rim: Array) -> Array:
+    """The lips' rim [20, ...] as two rows of eleven, right corner to left: upper lip, lower lip: [22, ...]."""
+    return np.concatenate([rim[:11], rim[:1], rim[:10:-1], rim[10:11]])
+
+
 def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) -> tuple[list[Part], float]:
     """All that shows through the lips' opening, and how far they are parted: 0 as in the photo, 1 clearly.
 
@@ -76,15 +101,9 @@ def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) ->
         own_teeth: whether the photo shows the inside of the mouth itself.
     """
     ring, rest = unposed[_RING], source[_RING]
-    width = float(np.linalg.norm(source[topo.LEFT_MOUTH_CORNER] - source[topo.RIGHT_MOUTH_CORNER]))
-    right = source[topo.LEFT_MOUTH_CORNER, :2] - source[topo.RIGHT_MOUTH_CORNER, :2]
-    right = right / np.linalg.norm(right)
-    down = np.array([-right[1], right[0]], np.float32)
-    if down @ (source[topo.CHIN, :2] - source[topo.FOREHEAD_TOP, :2]) < 0:
-        down = -down
-    gap = max(float((unposed[14, :2] - unposed[13, :2]) @ down) / width, 0.0)
-
-    was = max(float((source[14, :2] - source[13, :2]) @ down) / width, 0.0)
+    axes = _axes(source)
+    right, down, width = axes
+    gap, was = (max(float((points[14, :2] - points[13, :2]) @ down) / width, 0.0) for points in (unposed, source))
     parted = float(smoothstep(np.float32(gap - was), 0.0, 0.1))
 
     def place(across: Array, along: Array, depth: Array, anchor: Array) -> Array:
@@ -106,15 +125,13 @@ def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) ->
 
     lips_meet = (source[13] + source[14]) / 2
     # Teeth follow their arch, and stay behind lips that bend back more than that.
-    upper, lower = rest[:11], np.concatenate([rest[:1], rest[:10:-1], rest[10:11]])
-    behind = ((upper + lower) / 2 - lips_meet) / width
+    behind = (_two_rows(rest).reshape(2, 11, 3).mean(0) - lips_meet) / width
     behind_x, behind_z = behind[:, :2] @ right, behind[:, 2] + 0.05
     # Teeth and tongue go with the bone, which lips leave by as much as they are pulled.
     jaw = lips_meet + 0.5 * ((unposed[14] - source[14]) + (unposed[200] - source[200]))
 
-    rows, columns = np.meshgrid(np.linspace(0, 1, 9), np.linspace(-1, 1, 13), indexing="ij")
-    # From its tip, behind the lower teeth, to the back, which rises.
-    back = rows
+    # The tongue, from its tip behind the lower teeth to its back, which rises.
+    back, columns = np.meshgrid(np.linspace(0, 1, 9), np.linspace(-1, 1, 13), indexing="ij")
     along = 0.04 - (0.08 + 0.45 * min(gap, 0.6)) * np.sin(0.5 * np.pi * back) + 0.12 * columns**2 * (0.4 + back)
     depth = (0.32 if own_teeth else 0.17) + 0.75 * back + 0.10 * columns**2
     tongue = place(columns * (0.30 + 0.06 * back), along, depth, jaw)
@@ -144,10 +161,10 @@ def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) ->
 
     teeth(_LOWER, (64, 128), jaw, -0.03, 0.25 if own_teeth else 0.10, 0.86, up=False)
     if own_teeth:
-        parts += _own_teeth(source, ring, rest, right, down, width, pose)
+        parts += _own_teeth(ring, rest, axes, pose)
     else:
         teeth(_UPPER, (0, 64), lips_meet, 0.085, 0.06, 1.0, up=True)
-    parts.append(_inner_lips(source, unposed, down, width, pose, parted, own_teeth=own_teeth))
+    parts.append(_inner_lips(ring, rest, source[_BORDER], axes, pose, parted, own_teeth=own_teeth))
     return parts, parted
 
 
@@ -162,29 +179,23 @@ def _throat(ring: Array, rest: Array, pose: Pose, width: float, light: float) ->
     return Part(back, panel_uv(TONGUE_PANEL, across, np.float32(112.0)), source, fan(len(ring)), shade)
 
 
-def _own_teeth(
-    source: Array, ring: Array, rest: Array, right: Array, down: Array, width: float, pose: Pose
-) -> list[Part]:
+def _own_teeth(ring: Array, rest: Array, axes: _Axes, pose: Pose) -> list[Part]:
     """The photo's own teeth, carried by the skull, and gums above them for a lip that rises higher than in the photo.
 
     Lips close over them and a wider mouth widens them a little. A photo that already gapes shows tongue and jaw too:
     those go along with the lips.
     """
-
-    def rows(points: Array) -> Array:
-        """The rim as two rows of eleven points, right corner to left: upper lip, lower lip."""
-        return np.concatenate([points[:11], points[:1], points[:10:-1], points[10:11]])
-
+    right, down, width = axes
     # A hole's edge pixels reach a little under the lips: so does what fills it.
     over = 1.5 * np.repeat(np.array([[-1.0], [1.0]]), 11, 0) * down
-    own, moved = rows(rest), rows(ring)
+    own, moved = _two_rows(rest), _two_rows(ring)
     own[:, :2] += over
     moved[:, :2] += over
     stretch = np.linalg.norm(ring[10] - ring[0]) / np.linalg.norm(rest[10] - rest[0])
     across = (own[:, :2] - rest[:, :2].mean(0)) @ right
     drawn = own.copy()
     drawn[:, :2] += (np.clip(stretch, 1, 1.4) - 1) * across[:, None] * right
-    gaping = float(smoothstep(np.float32(np.linalg.norm(source[13] - source[14]) / width), 0.2, 0.4))
+    gaping = float(smoothstep(np.float32(np.linalg.norm(rest[5] - rest[15]) / width), 0.2, 0.4))
     drawn[11:] += gaping * (moved[11:] - drawn[11:])
     # One depth a column, so that a turned head does not shear the teeth.
     drawn[:, 2] = np.tile(drawn[:, 2].reshape(2, 11).mean(0), 2) + 0.02 * width
@@ -211,13 +222,13 @@ def _outwards(rest: Array) -> Array:
 
 
 def _inner_lips(
-    source: Array, unposed: Array, down: Array, width: float, pose: Pose, parted: float, *, own_teeth: bool
+    ring: Array, rest: Array, border: Array, axes: _Axes, pose: Pose, parted: float, *, own_teeth: bool
 ) -> Part:
     """The lips' inner side: from their rim inwards and back, with the lips' own colours, ever darker.
 
     Where the photo shows a slit between closed lips, each lip keeps its half of it.
     """
-    ring, rest, border = unposed[_RING], source[_RING], source[_BORDER]
+    _, down, width = axes
     # The n-th point of the upper rim lies over the n-th from the end of the lower one.
     across = (-np.arange(20)) % 20
     room, slit = (np.maximum(np.abs((points[across] - points)[:, :2] @ down), 0) for points in (ring, rest))
@@ -245,18 +256,13 @@ def _inner_lips(
         # Light comes from above: the upper lip's inner side lies in its own shade.
         dim = 1 - 0.18 * (np.arange(20) <= 10) * (inward > 0)
         shade.append(light * dim)
-    ring_of = np.arange(20)
-    following = (ring_of + 1) % 20
-    triangles = [
-        np.stack([base + ring_of, base + following, base + 20 + ring_of], -1) for base in range(0, 100, 20)
-    ] + [np.stack([base + following, base + 20 + following, base + 20 + ring_of], -1) for base in range(0, 100, 20)]
-    source_xy = np.concatenate([rest[:, :2]] * 6).astype(np.float32)
+
+    def closed(rings: list[Array]) -> Array:
+        """Rings one after another, each with its first point again at its end."""
+        return np.concatenate([np.concatenate([one, one[:1]]) for one in rings]).astype(np.float32)
+
     return Part(
-        pose.forward(np.concatenate(vertices).astype(np.float32)),
-        np.concatenate(uv).astype(np.float32),
-        source_xy,
-        np.concatenate(triangles),
-        np.concatenate(shade).astype(np.float32),
+        pose.forward(closed(vertices)), closed(uv), closed([rest[:, :2]] * len(uv)), sheet(len(uv), 21), closed(shade)
     )
 
 

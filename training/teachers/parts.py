@@ -53,10 +53,20 @@ def to_pixels(landmarks: Array) -> Array:
     return pixels
 
 
-def smoothstep(value: Array, low: float, high: float) -> Array:
-    """0 up to `low`, 1 from `high`, smooth between; any shape."""
+def smoothstep(value: Array, low: float | Array, high: float | Array) -> Array:
+    """0 up to `low`, 1 from `high`, smooth between; any shapes that go together."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
+
+
+def blur(values: Array, sigma: float) -> Array:
+    """A picture [h, w] or [h, w, C] softened by a Gaussian of so many pixels; its border goes on."""
+    return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+
+
+def bell(distance: Array, width: float) -> Array:
+    """1 at 0, exp(-1) at `width`."""
+    return np.exp(-((distance / width) ** 2)).astype(np.float32)
 
 
 def sheet(rows: int, columns: int) -> NDArray[np.int64]:
