@@ -548,9 +548,7 @@ def _doubts(image: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> list[st
     if min(covered) > LID_BRIGHTNESS or max(openings) < CLOSED_EYES:
         doubts.append("The eyes look closed: they will never open. Give a photo with open eyes.")
     elif max(shaded) < DARK_GLASSES:
-        doubts.append(
-            "Dark glasses seem to hide the eyes: lids and glances will be guessed. Give a photo without."
-        )
+        doubts.append("Dark glasses seem to hide the eyes: lids and glances will be guessed. Give a photo without.")
     elif max(openings) < NARROW_EYES:
         doubts.append("The eyes are narrow or half closed: they will never open further.")
     lips = np.linalg.norm(points[INNER_LOWER_LIP] - points[INNER_UPPER_LIP], axis=-1).mean() / face_height(points)
