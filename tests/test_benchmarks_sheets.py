@@ -28,11 +28,13 @@ def test_sheets_of_a_portrait(random_student, landmark_model, tmp_path, monkeypa
         rows = 2
     monkeypatch.setattr(sys, "argv", ["sheets.py", *arguments])
     assert sheets.main() == 0
-    poses = np.asarray(Image.open(tmp_path / "sheets" / f"{NAME}.png"))
+    with Image.open(tmp_path / "sheets" / f"{NAME}.png") as sheet:
+        poses = np.asarray(sheet)
     assert poses.shape == (4 * rows * 512, 4 * 512, 3)
     tiles = poses.reshape(4, rows * 512, 4, 512, 3)[:, 64:512].astype(float)  # the teacher's, below their names
     assert all(np.abs(tiles[0, :, 0] - tiles[at // 4, :, at % 4]).max() > 20 for at in range(1, 16))
-    assert Image.open(tmp_path / "sheets" / f"{NAME}_near.png").width == 4 * 512
+    with Image.open(tmp_path / "sheets" / f"{NAME}_near.png") as near:
+        assert near.width == 4 * 512
 
 
 def test_a_student_that_is_not_there_is_named(tmp_path, monkeypatch):
