@@ -215,12 +215,13 @@ def _even_edges(
     first, second, third = uv[near[drawn.triangle[found]]].unbind(2)
     along, across = drawn.weights[found].split(1, -1)
     place = first + along * (second - first) + across * (third - first)
-    own = at.flip(1).float()[:, None]
-    sampled = _sample(proxy.atlas, torch.where(hit[..., None], place, own))
+    sampled = _sample(proxy.atlas, place)
+    # Samples that fall through a hole have no say: what stands in holes is drawn later.
+    share = hit / hit.sum(1, keepdim=True).clamp_min(1)
     row, column = at.T
-    opacity = sampled[3] * torch.where(hit, 1.0, 1 - proxy.swept[row, column][:, None])
+    even = torch.cat([sampled[3] * sampled[:3], sampled[3:]]) * share
     painted = painted.clone()
-    painted[:, row, column] = torch.cat([opacity * sampled[:3], opacity[None]]).mean(-1)
+    painted[:, row, column] = torch.where(hit.any(1), even.sum(-1), painted[:, row, column])
     return painted
 
 

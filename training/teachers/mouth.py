@@ -120,7 +120,7 @@ def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) ->
 
     # What lies deep in a mouth gets the more light the wider it stands open.
     light = 0.55 + 0.45 * min(1.0, gap / 0.3)
-    parts = [_throat(ring, rest, pose, width, light)]
+    parts = [_throat(ring, rest, axes, pose, light)]
     enamel = 0.8 + 0.2 * min(1.0, gap / 0.15)
 
     lips_meet = (source[13] + source[14]) / 2
@@ -159,7 +159,7 @@ def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) ->
         uv = panel_uv(MOUTH_PANEL, np.stack([column] * 2), line)
         parts.append(part(vertices, uv, sheet(2, len(across)), np.concatenate([shade, shade])))
 
-    teeth(_LOWER, (64, 128), jaw, -0.03, 0.25 if own_teeth else 0.10, 0.86, up=False)
+    teeth(_LOWER, (64, 128), jaw, -0.03, 0.25 if own_teeth else 0.10, 1.0 if own_teeth else 0.86, up=False)
     if own_teeth:
         parts += _own_teeth(ring, rest, axes, pose)
     else:
@@ -168,11 +168,13 @@ def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) ->
     return parts, parted
 
 
-def _throat(ring: Array, rest: Array, pose: Pose, width: float, light: float) -> Part:
+def _throat(ring: Array, rest: Array, axes: _Axes, pose: Pose, light: float) -> Part:
     """The dark behind everything, posed at the lips' own depth so that it fills their opening from every side."""
     middle = ring.mean(0, keepdims=True)
-    back = pose.forward(np.concatenate([middle + (ring - middle) * 1.3, middle]))
-    back[:, 2] += 1.2 * width * pose.scale
+    wider = middle + (ring - middle) * 1.3
+    wider[:, :2] += np.where(np.arange(20) <= 10, -3.0, 3.0)[:, None] * axes.down  # a slit has no height to grow by
+    back = pose.forward(np.concatenate([wider, middle]))
+    back[:, 2] += 1.2 * axes.width * pose.scale
     across = np.concatenate([np.full(len(ring), PANEL - 4.0), [4.0]])
     source = np.concatenate([rest, rest.mean(0, keepdims=True)])[:, :2].astype(np.float32)
     shade = np.full(len(back), light, np.float32)
@@ -206,7 +208,8 @@ def _own_teeth(ring: Array, rest: Array, axes: _Axes, pose: Pose) -> list[Part]:
     gums[:, 2] += 0.01 * width
     column = np.linspace(4, PANEL - 5, 11)
     flesh = panel_uv(MOUTH_PANEL, np.stack([column] * 2), np.array([[1.0], [7.0]]))
-    shade = np.tile(0.85 - 0.35 * np.linspace(-1, 1, 11) ** 2, 2).astype(np.float32)
+    risen = smoothstep(np.float32((rest[5] - ring[5])[:2] @ down / width), 0.01, 0.06)
+    shade = np.tile(risen * (0.85 - 0.35 * np.linspace(-1, 1, 11) ** 2), 2).astype(np.float32)
     return [
         Part(pose.forward(gums.astype(np.float32)), flesh, flat, sheet(2, 11), shade),
         Part(pose.forward(drawn.astype(np.float32)), flat, flat, sheet(2, 11), np.ones(22, np.float32)),
