@@ -138,6 +138,33 @@ def people() -> str:
     return _markdown(("portrait", "seed", *(f"{name}, %" for name in parts), *silent), table)
 
 
+def faces() -> str:
+    """Mouth and eyes of students that clips drive: means over clips, the worst mouth first."""
+    by_portrait: dict[str, list[dict[str, str]]] = {}
+    for row in read("faces.csv"):
+        by_portrait.setdefault(row["portrait"], []).append(row)
+    figures = {
+        "mouth_psnr_db": ("mouth, dB", 1, 1), "eyes_psnr_db": ("eyes, dB", 1, 1),
+        "mouth_lpips": ("LPIPS: mouth", 1, 3), "eyes_lpips": ("eyes", 1, 3),
+        "lip_opening": ("off, % of eye distance: lip opening", 1, 1), "mouth_width": ("mouth width", 1, 1),
+        "lid_opening": ("lid opening", 1, 1), "gaze": ("gaze", 1, 1),
+        "lips_followed": ("followed, %: lips", 100, 0), "lids_followed": ("lids", 100, 0),
+        "gaze_followed": ("gaze", 100, 0), "lost": ("faces lost, %", 100, 0),
+    }  # fmt: skip
+
+    def mean(rows: Sequence[dict[str, str]], name: str) -> float:
+        values = [float(row[name]) for row in rows if row[name]]
+        return sum(values) / len(values) if values else float("nan")
+
+    def line(name: str, rows: Sequence[dict[str, str]]) -> list[str]:
+        return [name, *(f"{scale * mean(rows, key):.{digits}f}" for key, (_, scale, digits) in figures.items())]
+
+    table = [line(name, rows) for name, rows in by_portrait.items()]
+    table.sort(key=lambda row: float(row[1]))
+    table.append(line("all", [row for rows in by_portrait.values() for row in rows]))
+    return _markdown(("portrait", *(head for head, _, _ in figures.values())), table)
+
+
 def rates() -> str:
     """Learning rates, by mouth and eyes."""
     rows = [[row[column] for column in ("name", "what", *DRAWN)] for row in read("rates.csv")]
@@ -157,6 +184,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "devices": devices,
     "designs": designs,
     "people": people,
+    "faces": faces,
     "rates": rates,
     "scale": scale,
     "cost": cost,
