@@ -206,10 +206,13 @@ def _even_edges(
     (left, top), (right, bottom) = low.T, high.T + 1
     touched = counted[bottom, right] - counted[top, right] - counted[bottom, left] + counted[top, left] > 0
     near = triangles[touched]
-    fine = torch.cat([vertices[:, :2] * 2 + 0.5, vertices[:, 2:]], 1)
-    drawn = rasterise(fine, near, height=2 * NETWORK, width=2 * NETWORK)
-    corner = torch.tensor([0, 1, 2 * NETWORK, 2 * NETWORK + 1], device=device)
-    samples = (at[:, 0] * 4 * NETWORK + at[:, 1] * 2)[:, None] + corner
+    # Only the box around all outlines is drawn, and of it only these triangles.
+    corner, size = at.amin(0), 2 * (at.amax(0) - at.amin(0) + 1)
+    fine = torch.cat([(vertices[:, :2] - corner.flip(0)) * 2 + 0.5, vertices[:, 2:]], 1)
+    drawn = rasterise(fine, near, height=int(size[0]), width=int(size[1]))
+    inside = 2 * (at - corner)
+    four = torch.tensor([0, 1, drawn.width, drawn.width + 1], device=device)
+    samples = (inside[:, 0] * drawn.width + inside[:, 1])[:, None] + four
     found = torch.searchsorted(drawn.pixel, samples).clamp_max(len(drawn.pixel) - 1)
     hit = drawn.pixel[found] == samples
     first, second, third = uv[near[drawn.triangle[found]]].unbind(2)
