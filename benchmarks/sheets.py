@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from faces import student_file
-from people import Task, material, people
+from people import STEPS, Task, material, people
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument("--people", nargs="+", default=(), metavar="NAME", help="only these portraits (default: all)")
     parser.add_argument("--portraits", type=Path, metavar="DIR", help="a folder of more photos, one face each")
     parser.add_argument("--students", type=Path, metavar="WORK", help="a folder that benchmarks/faces.py trained in")
-    parser.add_argument("--steps", type=int, default=2500, help="of those students (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of those students (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/sheets"), help="default: %(default)s")
     arguments = parser.parse_args()
     chosen = people(arguments.portraits, arguments.people)

@@ -25,6 +25,7 @@ from training.teachers.parts import (
     Pose,
     bell,
     blur,
+    downwards,
     fan,
     inpaint,
     panel_uv,
@@ -194,10 +195,7 @@ def _plane(points: Array, eye: Eye) -> _Plane:
     axis = points[eye.inner, :2] - points[eye.outer, :2]
     span = float(np.linalg.norm(axis))
     across = axis / span
-    down = np.array([-across[1], across[0]], np.float32)
-    if down @ (points[topo.CHIN, :2] - points[topo.FOREHEAD_TOP, :2]) < 0:
-        down = -down
-    return _Plane(points[eye.outer, :2], across, down, span)
+    return _Plane(points[eye.outer, :2], across, downwards(across, points), span)
 
 
 class _Curves(NamedTuple):

@@ -189,19 +189,18 @@ def _even_edges(
     """
     depth, device = front.depth, vertices.device
     edge = torch.zeros_like(front.covered)
-    for near, far in ((edge[1:], edge[:-1]), (edge[:, 1:], edge[:, :-1])):
-        down = near.shape[0] < NETWORK
-        leap = (depth[1:] - depth[:-1] if down else depth[:, 1:] - depth[:, :-1]).abs()
-        leap = (leap > _STEP_PX) & leap.isfinite()
+    for near, far, gap in (
+        (edge[1:], edge[:-1], depth[1:] - depth[:-1]), (edge[:, 1:], edge[:, :-1], depth[:, 1:] - depth[:, :-1]),
+    ):  # fmt: skip
+        leap = (gap.abs() > _STEP_PX) & gap.isfinite()
         near |= leap
         far |= leap
     at = edge.nonzero()
     if not len(at):
         return painted
-    low, high = (
-        bound(vertices[triangles][..., :2], 1).long().clamp(0, NETWORK - 1)
-        for bound in (_floor_of_least, _ceil_of_most)
-    )
+    corners = vertices[triangles][..., :2]
+    low, high = (corners.amin(1).floor() - 1).long(), (corners.amax(1).ceil() + 1).long()
+    low, high = low.clamp(0, NETWORK - 1), high.clamp(0, NETWORK - 1)
     counted = F.pad(edge.int().cumsum(0).cumsum(1), (1, 0, 1, 0))
     (left, top), (right, bottom) = low.T, high.T + 1
     touched = counted[bottom, right] - counted[top, right] - counted[bottom, left] + counted[top, left] > 0
@@ -226,14 +225,6 @@ def _even_edges(
     painted = painted.clone()
     painted[:, row, column] = torch.where(hit.any(1), even.sum(-1), painted[:, row, column])
     return painted
-
-
-def _floor_of_least(points: torch.Tensor, dim: int) -> torch.Tensor:
-    return points.amin(dim).floor() - 1
-
-
-def _ceil_of_most(points: torch.Tensor, dim: int) -> torch.Tensor:
-    return points.amax(dim).ceil() + 1
 
 
 def _box(vertices: torch.Tensor) -> tuple[int, int, int, int] | None:

@@ -20,6 +20,7 @@ from training.teachers.parts import (
     Array,
     Part,
     Pose,
+    downwards,
     fan,
     panel_uv,
     sheet,
@@ -79,11 +80,8 @@ class _Axes(NamedTuple):
 def _axes(source: Array) -> _Axes:
     across = source[topo.LEFT_MOUTH_CORNER, :2] - source[topo.RIGHT_MOUTH_CORNER, :2]
     right = across / np.linalg.norm(across)
-    down = np.array([-right[1], right[0]], np.float32)
-    if down @ (source[topo.CHIN, :2] - source[topo.FOREHEAD_TOP, :2]) < 0:
-        down = -down
     width = float(np.linalg.norm(source[topo.LEFT_MOUTH_CORNER] - source[topo.RIGHT_MOUTH_CORNER]))
-    return _Axes(right, down, width)
+    return _Axes(right, downwards(right, source), width)
 
 
 def _two_rows(rim: Array) -> Array:

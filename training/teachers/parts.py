@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge import topology as topo
 from edge.spec import NETWORK
 
 Array = NDArray[np.float32]
@@ -67,6 +68,12 @@ def blur(values: Array, sigma: float) -> Array:
 def bell(distance: Array, width: float) -> Array:
     """1 at 0, exp(-1) at `width`."""
     return np.exp(-((distance / width) ** 2)).astype(np.float32)
+
+
+def downwards(across: Array, points: Array) -> Array:
+    """The unit vector of a photo at right angles to `across` [2], on the chin's side of landmarks [478, 3]."""
+    down = np.array([-across[1], across[0]], np.float32)
+    return down if down @ (points[topo.CHIN, :2] - points[topo.FOREHEAD_TOP, :2]) >= 0 else -down
 
 
 def sheet(rows: int, columns: int) -> NDArray[np.int64]:

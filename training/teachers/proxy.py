@@ -145,7 +145,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
     outline = moving[np.clip(triangles - len(_FACE), 0, None)] | (triangles < len(_FACE))
     triangles = triangles[outline.any(1)]
 
-    gap = np.linalg.norm(points[13] - points[14]) / np.linalg.norm(points[61] - points[291])
+    open_mouth = bool(np.linalg.norm(points[13] - points[14]) / np.linalg.norm(points[61] - points[291]) > 0.05)
     skin_mask = cv2.erode(face, np.ones((25, 25), np.uint8)) > 0
     skin = np.median(image[skin_mask], 0) / 255 if skin_mask.any() else np.full(3, 0.5)
     panels = np.zeros((2 * PANEL, NETWORK, 4), np.float32)
@@ -161,12 +161,11 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
         lay(LID_PANEL, paint_lid(image, points, eye), eye.lid_row)
     blur = _blur_px(image, points)
     mouth_px = float(np.linalg.norm(points[61] - points[291]))
-    for panel, painted in zip(
-        (MOUTH_PANEL, TONGUE_PANEL),
-        paint_mouth(skin, own_enamel(image, points) if gap > 0.05 else None, blur * PANEL / max(mouth_px, 1.0)),
-        strict=True,
-    ):
-        lay(panel, painted)
+    teeth, tongue = paint_mouth(
+        skin, own_enamel(image, points) if open_mouth else None, blur * PANEL / max(mouth_px, 1.0)
+    )
+    lay(MOUTH_PANEL, teeth)
+    lay(TONGUE_PANEL, tongue)
     photo = _continue(np.concatenate([colour, 255 * opacity], -1).astype(np.float32), points)
     panels = np.pad(panels, ((0, 0), (MARGIN, MARGIN), (0, 0)))
     atlas = torch.from_numpy(np.concatenate([photo, panels]) / 255).permute(2, 0, 1)[None].contiguous()
@@ -189,7 +188,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
         spread=spread.astype(np.float32),
         triangles=mesh.to(device),
         keypoint_weights=keypoint_weights(points),
-        open_mouth=bool(gap > 0.05),
+        open_mouth=open_mouth,
         blur=blur,
         occlusion=max(1, round(0.06 * mouth_px)),
     )
