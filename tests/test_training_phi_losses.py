@@ -17,8 +17,9 @@ from training.phi.losses import (
     local_crops,
     local_loss,
     local_share,
+    perceptual_loss,
 )
-from training.student.losses import perceptual_loss, reconstruction_loss
+from training.student.losses import reconstruction_loss
 
 
 def pixels(frames):
@@ -29,9 +30,9 @@ def judged(realness, feature=0.0):
     return [Judgement(torch.full((2, 1, 4, 4), realness), (torch.full((2, 3, 4, 4), feature),))]
 
 
-def test_perceptual_is_the_mean_over_maps():
+def test_perceptual_is_the_sum_over_maps():
     black, grey = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)
-    assert perceptual_loss(pixels, grey, black) == pytest.approx(0.5)
+    assert perceptual_loss(pixels, grey, black) == pytest.approx(2 * 0.5)
     assert perceptual_loss(pixels, grey, grey) == 0
 
 

@@ -1,6 +1,6 @@
 """The teacher's losses, one pure function a term, in the order of Eq. 1 (paper Sec. 3.4).
 
-Weights are in `TeacherLossWeights`; L_P and L_R are those of training/student/losses.py.
+Weights are in `TeacherLossWeights`; L_R is that of training/student/losses.py.
 Frames: float32 [N, 3, S, S] in 0..1. Letters: N batch, K keypoints.
 """
 
@@ -22,6 +22,17 @@ CROPS = 4
 """Crops of eyes and mouth are compared at this part of the frame's size, and at 32 pixels at least."""
 CROP_MARGIN = 0.35
 """Of a crop's box on each side, in its longer sides."""
+
+
+def perceptual_loss(features: Features, made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """L_P: mean absolute difference of each feature map, summed over depths and scales, as FOMM and face-vid2vid do.
+
+    The λ of 10 belongs to that sum. Averaged over the 15 maps of VGG-19 it is 15 times weaker, and Φ stays soft
+    (docs/log.md).
+    """
+    with torch.no_grad():
+        aims = features(wanted)
+    return torch.stack([F.l1_loss(mine, aim) for mine, aim in zip(features(made), aims, strict=True)]).sum()
 
 
 def gan_loss(made: Sequence[Judgement], real: Sequence[Judgement] | None = None) -> torch.Tensor:

@@ -42,12 +42,13 @@ from training.phi.losses import (
     head_pose_loss,
     keypoint_loss,
     local_loss,
+    perceptual_loss,
 )
 from training.phi.network import VERSION, Animated, Face, SuperFace, make_face, refuse_newer
 from training.phi.regressor import LandmarkRegressor, pose_of_landmarks
 from training.phi.shards import Clips, Pair, Samples
 from training.progress import Progress, print_progress
-from training.student.losses import perceptual_loss, reconstruction_loss
+from training.student.losses import reconstruction_loss
 
 VALIDATION_PAIRS = 6
 LONGEST_GRADIENT = 100.0
