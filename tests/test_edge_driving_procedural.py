@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.driving.muscles import Puppet
+from edge.driving.muscles import STRAYS, Puppet
 from edge.driving.procedural import (
     MAX_PITCH_DEG,
     MAX_ROLL_DEG,
     MAX_YAW_DEG,
     Controls,
     draw_controls,
+    draw_strays,
     held_out_seed,
     pose_face,
     procedural_track,
@@ -163,6 +164,23 @@ def test_tracks_start_and_end_at_rest_and_move_smoothly(style):
         np.testing.assert_allclose(track[[0, -1]], [CLOSED_MOUTH] * 2, atol=1e-6)
         assert np.abs(track[..., :2]).max() < 1.1
         assert np.abs(np.diff(track[..., :2], axis=0)).max() < 0.16
+
+
+def test_training_strays_from_its_muscles_smoothly_and_a_little():
+    strays = draw_strays(seed=train_seed(3), frames=200)
+    assert strays.shape == (200, STRAYS, 3)
+    assert not strays[[0, -1]].any()
+    assert np.abs(np.diff(strays, axis=0)).max() < 0.015
+    assert not np.array_equal(strays, draw_strays(seed=train_seed(4), frames=200))
+    rest = Controls.rest(200)
+    strayed = pose_face(CLOSED_MOUTH, rest, strays) - pose_face(CLOSED_MOUTH, rest)
+    height = CLOSED_MOUTH[152, 1] - CLOSED_MOUTH[10, 1]
+    size = np.sqrt(np.square(strayed).mean((0, 1))) / height
+    assert 0.004 < size[0] < 0.02
+    assert 0.004 < size[1] < 0.02
+    # Neighbours go together, the two lips need not.
+    across = np.linalg.norm(strayed[:, 61] - strayed[:, 76], axis=-1).mean()
+    assert across < 0.5 * np.linalg.norm(strayed[:, 61] - strayed[:, 291], axis=-1).mean()
 
 
 def test_training_covers_the_extremes_and_mostly_stays_calm():

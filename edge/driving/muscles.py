@@ -35,6 +35,9 @@ from edge.topology import (
 JAW_OPEN_DEG = 24.0
 """Jaw rotation at jaw_open = 1 (a yawn); loud speech stays below 0.5."""
 
+STRAYS, STRAY_REACH = 40, 0.12
+"""Smooth deformations of a face that no muscle below makes, and how far each reaches, in face heights."""
+
 MESH_POINTS = 468
 """The points before the irises."""
 
@@ -304,6 +307,7 @@ class Puppet:
         # The jaw's hinge lies before and a little below the ear canal.
         self.hinge = ears + self.height * np.array([0.0, 0.06, -0.02])
         self.neck = self.height * NECK
+        self.strays = self._strays()
 
     def _rows(self, points: NDArray[np.int_]) -> NDArray[np.int_]:
         return np.searchsorted(_HANDLES, points)
@@ -363,6 +367,21 @@ class Puppet:
         values[self._rows(UPPER_LIP_RINGS)] = 0.02 + (corner - 0.02) * up**3.0
         values[self._rows(LOWER_LIP_RINGS)] = corner + (1.03 - corner) * (1.0 - down**2.2)
         return np.asarray(self._spread @ values)
+
+    def _strays(self) -> Array:
+        """Ways to stray from what muscles do, each smooth over the face: [STRAYS, 478], all together of spread 1.
+
+        The principal components of a Gaussian process over the face's points. What opens with the jaw counts as far
+        from what does not, so that the two lips stray apart.
+        """
+        places = np.column_stack([self.rest / self.height, 0.3 * self.jaw])
+        distance = np.square(places[:, None] - places[None]).sum(-1)
+        values, vectors = np.linalg.eigh(np.exp(-0.5 * distance / STRAY_REACH**2))
+        return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))).T[: -STRAYS - 1 : -1])
+
+    def stray(self, face: Array, shares: Array) -> None:
+        """The face moved by its `strays`: shares [T, STRAYS, 3], in face heights. In place."""
+        face += self.height * np.einsum("tsc,sp->tpc", shares, self.strays)
 
     def contract(self, face: Array, name: str, level: Array, skew: Array) -> None:
         """One expression at strength `level` [T]; `skew` [T] > 0 spares the right side, < 0 the left.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.driving.muscles import Puppet
+from edge.driving.muscles import STRAYS, Puppet
 from edge.errors import InputError, SpecError
 from edge.motion import EYES, Array, check_landmarks, head_rotation
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Style = Literal["training", "speech"]
 
 _SKEWED = ("smile", "stretch", "mouth_frown", "upper_lip_up", "brow_raise", "brow_frown")
+
+STRAY = 0.008
+"""How far a point strays from what muscles do, in face heights across and down; twice as far in depth."""
 
 MAX_YAW_DEG, MAX_PITCH_DEG, MAX_ROLL_DEG = 30.0, 20.0, 20.0
 """What procedural tracks reach."""
@@ -86,12 +89,15 @@ class Controls(NamedTuple):
             raise SpecError(f"A control does not have {frames} frames: {error}.") from None
 
 
-def pose_face(source_landmarks: NDArray[np.floating], controls: Controls) -> NDArray[np.float32]:
+def pose_face(
+    source_landmarks: NDArray[np.floating], controls: Controls, strays: Array | None = None
+) -> NDArray[np.float32]:
     """The person of the photo doing what the controls say.
 
     Args:
         source_landmarks: [478, 3], crop coordinates; best with eyes open and lips closed.
         controls: T frames, see `Controls`.
+        strays: [T, STRAYS, 3] in face heights: what no control says, smooth over the face (`draw_strays`).
 
     Returns:
         float32 [T, 478, 3], crop coordinates. Controls at rest give `source_landmarks` back; blink = 1 brings
@@ -114,6 +120,8 @@ def pose_face(source_landmarks: NDArray[np.floating], controls: Controls) -> NDA
     even, skew = np.zeros(frames), np.clip(c.skew, -1.0, 1.0)
     for name in puppet.fields:
         puppet.contract(face, name, getattr(c, name), skew if name in _SKEWED else even)
+    if strays is not None:
+        puppet.stray(face, strays)
     face = puppet.open_jaw(face, c.jaw_open)
     face = puppet.close_lips(face, np.clip(c.lips_seal, 0.0, 1.0))
     for eye, blink in zip(EYES, (c.blink_right, c.blink_left), strict=True):
@@ -188,7 +196,7 @@ def _minimum_jerk(times: Array, values: Array, at: Array) -> Array:
     """A path through (times, values) that starts and stops at rest in every key: the way people move."""
     segment = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2)
     span = np.maximum(times[segment + 1] - times[segment], 1e-9)
-    u = np.clip((at - times[segment]) / span, 0.0, 1.0)
+    u = np.clip((at - times[segment]) / span, 0.0, 1.0).reshape(-1, *[1] * (values.ndim - 1))
     ease = u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
     return np.asarray(values[segment] + (values[segment + 1] - values[segment]) * ease)
 
@@ -339,9 +347,30 @@ def draw_controls(*, seed: int, seconds: float, fps: float = 25.0, style: Style 
     rounded = np.maximum(moved["pucker"], moved["funnel"])
     for name in ("smile", "stretch"):
         moved[name] = moved[name] * (1.0 - 0.8 * rounded)
-    ease = np.clip(np.minimum(at, at[::-1]) / min(0.4, float(at[-1]) / 3.0), 0.0, 1.0)
-    ease = ease**3 * (10.0 - 15.0 * ease + 6.0 * ease**2)
+    ease = _ease(at)
     return Controls.rest(len(at), **{name: value * ease for name, value in moved.items()})
+
+
+def _ease(at: Array) -> Array:
+    """1, and 0 at both ends of a track: it starts and ends at rest."""
+    ease = np.clip(np.minimum(at, at[::-1]) / min(0.4, float(at[-1]) / 3.0), 0.0, 1.0)
+    return np.asarray(ease**3 * (10.0 - 15.0 * ease + 6.0 * ease**2))
+
+
+def draw_strays(*, seed: int, frames: int, fps: float = 25.0) -> Array:
+    """Seeded deformations over time: float64 [T, STRAYS, 3], in face heights.
+
+    Recorded faces leave the few dimensions that muscles span by 1 to 2 % of a face's height: lips and lids of other
+    shapes, trackers that err about depth at a turned head. A student that has seen none of that smears mouths and
+    eyes of every real driver (docs/log.md).
+    """
+    rng = np.random.default_rng([seed, 1])
+    at = np.arange(frames) / fps
+    times = _key_times(rng, float(at[-1]), 0.3, 1.0)
+    size = STRAY * rng.uniform(0.0, 2.0, (len(times), 1, 1)) * np.array([1.0, 1.0, 2.0])
+    levels = size * rng.standard_normal((len(times), STRAYS, 3))
+    strayed = _minimum_jerk(times, levels.reshape(len(times), -1), at) * _ease(at)[:, None]
+    return strayed.reshape(frames, STRAYS, 3)
 
 
 def _within_reach(name: str, value: Array) -> Array:
@@ -378,7 +407,9 @@ def procedural_track(
     from edge.driving.track import Track
 
     controls = draw_controls(seed=seed, seconds=seconds, fps=fps, style=style)
-    landmarks = pose_face(source_landmarks, controls)
+    frames = len(controls.yaw_deg)
+    strays = draw_strays(seed=seed, frames=frames, fps=fps) if style == "training" else None
+    landmarks = pose_face(source_landmarks, controls, strays)
     return Track(landmarks=landmarks, fps=fps, detected=np.ones(len(landmarks), dtype=bool))
 
 
