@@ -332,7 +332,7 @@ def read_frame(folder: str | os.PathLike[str], manifest: Manifest, name: str) ->
 
 def safe_name(name: str) -> str:
     """What any text gives of letters, digits, dash and underscore: a file's name on every system, or ""."""
-    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")[:64]
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name).strip("_")[:64].rstrip("_")
     return f"{safe}_" if safe.upper() in _RESERVED else safe
 
 
