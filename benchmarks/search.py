@@ -107,7 +107,7 @@ class LateNarrow(Generator):
 
     def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE) -> Painted:
         """As `Generator.forward`."""
-        with self._scope(features):
+        with self.scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
             x = self.narrow(resize(self.narrowing(x), fine)) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
             x = self.painting(self.fine(x))
@@ -120,7 +120,7 @@ class Blind(Generator):
 
     def forward(self, features: torch.Tensor, hints: torch.Tensor, draft: torch.Tensor, fine: int = FINE) -> Painted:
         """As `Generator.forward`."""
-        with self._scope(features):
+        with self.scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
             x = self.painting(self.fine(resize(self.narrow(self.narrowing(x)), fine)))
             colour, keep = self.colour(x).float(), self.keep(x).float()
@@ -132,7 +132,7 @@ class WideTrunk(DenseMotionTrunk):
 
     def forward(self, heat: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `DenseMotionTrunk.forward`, both at 64 px."""
-        with self._scope(heat):
+        with self.scope(heat):
             skip = self.entered(self.enter(heat))
             x = self.upper(self.up(resize(self.deepest(self.deep(self.down(skip))), HEATMAP)) + skip)
             x = self.hinting(self.wide(resize(x + place, FIELD)))

@@ -25,6 +25,7 @@ from edge.spec import KEYPOINTS, NETWORK
 from edge.topology import LANDMARKS, LOCAL
 from training.checkpoint import load_driver, load_student
 from training.config import TIERS
+from training.student.closed_form import fit_regions
 from training.student.cost import student_config, student_cost
 from training.student.driver import Driver
 from training.student.network import Student
@@ -229,6 +230,9 @@ def random_student(gflops: float, *, seed: int = 0, landmarks: torch.Tensor | No
         landmarks = torch.rand(LANDMARKS, 3) * 1.2 - 0.6
     keypoints = landmarks[torch.from_numpy(LOCAL[:KEYPOINTS])]
     student = Student.untrained(student_config(gflops)).bind(Identity(photo, landmarks, keypoints, photo[:, None]))
+    driving = random_driving(student, 64, seed)
+    points = torch.cat([torch.from_numpy(driving.keypoints), torch.from_numpy(driving.local_landmarks)], 1)
+    fit_regions(student.person, points, photo[None])
     with torch.no_grad():  # Layers that start at zero would be folded away, and animate nothing.
         for parameter in student.parameters():
             if not parameter.any():

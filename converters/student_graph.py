@@ -51,6 +51,7 @@ class StudentGraph(nn.Module):
         if not all(torch.isfinite(tensor).all() for tensor in student.state_dict().values()):
             raise InputError("The student's weights hold NaN or infinity: its training went wrong. Train it again.")
         self.student = student.eval()
+        student.person.regions.hold()
 
     @torch.no_grad()
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> tuple[torch.Tensor]:

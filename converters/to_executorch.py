@@ -221,8 +221,9 @@ def rewrite(graph_module: torch.fx.GraphModule, target: str) -> None:
     where no padding is met.
     """
     aten, graph = torch.ops.aten, graph_module.graph
+    scalars = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.rsub.Scalar)
     for node in graph.nodes:
-        if node.target in (aten.mul.Tensor, aten.rsub.Scalar):  # Integers would be cast to floats in each frame.
+        if node.target in scalars:  # Integers would be cast to floats in each frame.
             node.args = tuple(float(value) if isinstance(value, int) else value for value in node.args)
         elif target == "xnnpack" and node.target == aten.unsqueeze.default:
             node.target, node.args = aten.view.default, (node.args[0], list(node.meta["val"].shape))

@@ -200,7 +200,7 @@ def use_fast_warp(model: onnx.ModelProto) -> int:
     corner-aligned place g is the pixel that the other convention calls g (W - 1) / W.
 
     Args:
-        model: with warps of square features of known size; changed in place.
+        model: with warps of features of known size; changed in place.
 
     Returns:
         How many warps were rewritten.
@@ -209,17 +209,33 @@ def use_fast_warp(model: onnx.ModelProto) -> int:
     sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.value_info, *graph.input):
         sizes[value.name] = tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
-    nodes, rewritten = [], 0
+    makers = {name: node for node in model.graph.node for name in node.output}
+    nodes: list[onnx.NodeProto] = []
+    rewritten = 0
     for node in model.graph.node:
         settings = {attribute.name: attribute for attribute in node.attribute}
         nodes.append(node)
         if node.op_type != "GridSample" or settings["padding_mode"].s != b"border":
             continue
         height, width = sizes[node.input[0]][2:]
-        if height != width or not settings["align_corners"].i:
+        if not settings["align_corners"].i:
             continue
         settings["padding_mode"].s, settings["align_corners"].i = b"zeros", 0
-        scale, name = np.float32((width - 1) / width), f"{node.name}_fast"
+        name = f"{node.name}_fast"
+        scale = np.array([(width - 1) / width, (height - 1) / height], np.float32)
+        if height != width:
+            # Places in the pictures of mouth and eyes are held inside them by the student, and those of a whole frame
+            # enlarged from fewer: scaled before that.
+            resize = _before(makers, node.input[1])
+            at, shape = (resize, (1, 2, 1, 1)) if resize else (node, (2,))
+            where = 0 if resize else 1
+            model.graph.initializer.append(numpy_helper.from_array(scale.reshape(shape), f"{name}_scale"))
+            scaled = helper.make_node("Mul", [at.input[where], f"{name}_scale"], [f"{name}_grid"], f"{name}_mul")
+            nodes.insert(next(index for index, made in enumerate(nodes) if made is at), scaled)
+            at.input[where] = f"{name}_grid"
+            rewritten += 1
+            continue
+        scale = scale[0]
         for suffix, constant in (("scale", scale), ("low", -scale), ("high", scale)):
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(constant), f"{name}_{suffix}"))
         # Scaled first and clamped then, so that both work in place on a map that is already in the cache.
@@ -234,6 +250,14 @@ def use_fast_warp(model: onnx.ModelProto) -> int:
         rewritten += 1
     _set_nodes(model, nodes)
     return rewritten
+
+
+def _before(makers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
+    """The Resize that made a map, transposed and reshaped since."""
+    node = makers.get(name)
+    while node is not None and node.op_type in ("Transpose", "Reshape"):
+        node = makers.get(node.input[0])
+    return node if node is not None and node.op_type == "Resize" else None
 
 
 def fold_unshuffle(model: onnx.ModelProto) -> int:

@@ -133,7 +133,7 @@ def test_nothing_quantised_is_an_error(random_student, driving):
 
 def test_xnnpack_leaves_the_warps_and_nothing_else(programs):
     for student in programs[0].values():
-        assert student.fallback == ("grid_sampler_2d",) * 4
+        assert student.fallback == ("grid_sampler_2d",) * 7
         assert student.delegated > 100
 
 
@@ -193,7 +193,7 @@ def test_pictures_lie_in_eight_bits(programs):
     for got, expected in zip(packed(*example), Constants.forward(packed, *example), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
     pictures = 7 * NETWORK * NETWORK
-    assert len(programs[0]["fp32"].files["student.pte"]) < 4 * pictures + 2_000_000  # 13.5 MB with floats
+    assert len(programs[0]["fp32"].files["student.pte"]) < 4 * pictures + 4_500_000  # 16 MB with floats
 
 
 def test_packed_tables_lie_in_eight_bits(random_student):
@@ -340,7 +340,7 @@ def test_the_script(programs, tmp_path, monkeypatch, capsys):
     assert to_executorch.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert "student.pte: " in lines[-3]
-    assert "4 not (grid_sampler_2d)" in lines[-3]
+    assert "7 not (grid_sampler_2d)" in lines[-3]
     result = json.loads(lines[-1])
     assert result["verified"] is True
     assert result["target"] == "xnnpack"

@@ -124,4 +124,4 @@ def test_the_first_frame_is_as_quick_as_the_others(avatar_bundle, driving):
 
 def test_memory_beyond_onnx_runtime(avatar_bundle):
     arguments = [str(avatar_bundle), "onnx", "fp32", 1, 3]
-    assert sandbox.call("edge.judges.bench:_measure", arguments, doing="Measuring")["extra_rss_mb"] <= 60
+    assert sandbox.call("edge.judges.bench:_measure", arguments, doing="Measuring")["extra_rss_mb"] <= 75

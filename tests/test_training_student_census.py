@@ -24,9 +24,9 @@ def student(random_student):
 def test_every_rectified_layer_is_counted(student, poses):
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     layers = take_census(student, *poses)
-    trunks = (student.network.motion_trunk, student.network.generator)
+    trunks = (student.network.motion_trunk, student.network.generator, student.person.regions)
     assert len(layers) == sum(isinstance(layer, Rectifier) for trunk in trunks for layer in trunk.modules())
-    assert {layer.name.split(".")[0] for layer in layers} == {"motion_trunk", "generator"}
+    assert {layer.name.split(".")[0] for layer in layers} == {"motion_trunk", "generator", "regions"}
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
     assert not any(layer._forward_hooks for layer in student.modules())
     assert len(census_table(layers).splitlines()) == len(layers) + 1

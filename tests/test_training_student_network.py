@@ -138,7 +138,7 @@ def test_graph_holds_only_operations_that_lower(student, pose):
         "_to_copy", "add", "addmm", "bmm", "cat", "clamp", "convolution", "conv2d", "exp", "expand", "grid_sampler_2d",
         "linear", "mul", "neg", "permute", "pixel_shuffle", "pixel_unshuffle", "pow", "relu", "sigmoid", "slice",
         "softmax", "_softmax", "sub", "t", "transpose", "unsqueeze", "upsample_bilinear2d", "view", "reshape", "clone",
-        "_unsafe_view", "square", "flatten", "alias", "div", "matmul", "grid_sampler",
+        "_unsafe_view", "square", "flatten", "alias", "div", "matmul", "grid_sampler", "minimum",
     }  # fmt: skip
     assert kinds <= everywhere, kinds - everywhere
     assert "index_select" not in kinds

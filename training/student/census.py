@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from training.student.network import Rectifier, Student
+from training.student.blocks import Rectifier
+from training.student.network import Student
 
 MOST_SILENT = 1 / 3
 """Of a layer: more than that, for good, is a painter that dies."""
@@ -31,7 +32,7 @@ class Layer(NamedTuple):
 
 @torch.no_grad()
 def take_census(student: Student, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> tuple[Layer, ...]:
-    """All rectified layers of motion network and generator while the student draws these frames.
+    """All rectified layers of motion network, generator and regions while the student draws these frames.
 
     Args:
         student: bound, in either mode; it is not changed.
@@ -47,7 +48,8 @@ def take_census(student: Student, keypoints: torch.Tensor, local_landmarks: torc
 
         return layer.register_forward_hook(look)
 
-    handles = [watch(name, layer) for name, layer in student.network.named_modules() if isinstance(layer, Rectifier)]
+    layers_of = [*student.network.named_modules(), *student.person.named_modules()]
+    handles = [watch(name, layer) for name, layer in layers_of if isinstance(layer, Rectifier)]
     try:
         for row in range(len(keypoints)):
             student.animate(keypoints[row : row + 1], local_landmarks[row : row + 1])

@@ -194,6 +194,21 @@ def refine_layers(
         person.canvas.copy_(canvas)
 
 
+def fit_regions(person: Person, points: torch.Tensor, photo: torch.Tensor) -> None:
+    """The regions' mean curves, and their pictures out of the photo.
+
+    Args:
+        person: bound; its `regions` are set.
+        points: float32 [T, K + M, 2], driving keypoints and local landmarks.
+        photo: float32 [1, 3, 512, 512].
+    """
+    keypoints, local = points[:, :KEYPOINTS], points[:, KEYPOINTS:]
+    with torch.no_grad():
+        offsets = person.pose.align(points, person.pose(keypoints)) - person.source_points
+        person.regions.settle(keypoints, local, person.asked(points, offsets))
+        person.regions.take_pictures(photo, person.source_points)
+
+
 def fit_codes(person: Person, points: torch.Tensor) -> None:
     """Expression codes of unit spread: principal components of the points' offsets over the training track.
 

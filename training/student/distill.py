@@ -51,14 +51,15 @@ from training.student.closed_form import (
     find_matte,
     fit_basis,
     fit_codes,
+    fit_regions,
     moving_cells,
     refine_layers,
 )
 from training.student.cost import student_config
 from training.student.driver import Driver, fit_driver
-from training.student.losses import Discriminator, Features, HeadPose, motion_loss, student_loss
+from training.student.losses import Discriminator, Features, HeadPose, closeup_loss, motion_loss, student_loss
 from training.student.network import Student, flatten_volume
-from training.student.person import Window
+from training.student.person import Window, warp
 from training.student.schedule import LOOK_EVERY, Schedule, State
 from training.teachers import Identity, Teacher
 
@@ -69,6 +70,8 @@ WHOLE_EVERY = 8
 JUDGED_EVERY = 4
 """Steps from one in which the judges look at the frames to the next. On a CPU such a step takes many times as long as
 one on pixels alone."""
+REGIONS_RATE = 0.8
+"""Of the learning rate, for pictures of mouth and eyes and their decoder."""
 CALL = 0.01
 """Weight of the call that wakes silent units (training.student.network.Rectifier)."""
 CENSUS_EVERY = 100
@@ -81,6 +84,10 @@ MARGIN = 16
 CELL_PX = NETWORK // FIELD
 SAVE_EVERY_S = 20.0
 HISTORY_EVERY_S = 3.0
+CLOSEUPS = 8
+"""Close-ups of mouth and eyes in a step, beside the frames."""
+AGAIN_EVERY = 500
+"""Steps after which the drafts under the close-ups are drawn anew: they follow the motion network."""
 LOOKED_AT = 24
 """Frames of a track behind each look at mouth and eyes."""
 
@@ -216,6 +223,15 @@ class _Batch(NamedTuple):
     occlusion: torch.Tensor
 
 
+class _Closeups(NamedTuple):
+    """Mouth and eyes of all T frames as they lie in the atlas: uint8 [T, 3, h, w]."""
+
+    frames: torch.Tensor
+    """The teacher's."""
+    drafts: torch.Tensor
+    """What the student's layer and canvas show there."""
+
+
 class _Targets(NamedTuple):
     """What the motion network learns, for all T frames."""
 
@@ -339,6 +355,36 @@ def draw_track(student: Student, track: RenderedTrack) -> Iterator[np.ndarray]:
 
 
 @torch.no_grad()
+def _closeups(student: Student, track: RenderedTrack, known: _Closeups | None = None) -> _Closeups:
+    """Close-ups of a track; the teacher's are taken over from those `known`."""
+    person, device = student.person, student.person.canvas.device
+    frames, drafts = [], []
+    for start in range(0, len(track.frames), CHUNK):
+        rows = slice(start, start + CHUNK)
+        keypoints, local = (torch.from_numpy(np.array(track[part][rows])).to(device) for part in (1, 2))
+        spots = person.regions.spots(person.regions.places(keypoints, local))
+        if known is None:
+            shown = torch.from_numpy(np.array(track.frames[rows])).to(device).float()
+            frames.append(warp(shown, spots).round().byte())
+        field = warp(student.motion(keypoints, local).field.permute(0, 3, 1, 2), spots).permute(0, 2, 3, 1)
+        shape = (len(field), -1, -1, -1)
+        moved, canvas = warp(person.layer.expand(shape), field), warp(person.canvas.expand(shape), spots)
+        drafts.append(((canvas + (moved[:, :3] - canvas) * moved[:, 3:]).clamp(0, 1) * 255).round().byte())
+    return _Closeups(known.frames if known else torch.cat(frames), torch.cat(drafts))
+
+
+def _closeup_loss(student: Student, closeups: _Closeups, batch: _Batch, rows: np.ndarray) -> torch.Tensor:
+    """What the pictures of mouth and eyes err over their drafts: as `student_loss`, all of it box."""
+    person = student.person
+    with torch.no_grad():
+        code = person.code(batch.keypoints, batch.local_landmarks)
+    atlas, _ = person.closeups(batch.keypoints, batch.local_landmarks, code.asked)
+    wanted, draft = (part[rows].to(atlas).float() / 255 for part in closeups)
+    made = draft - draft * atlas[:, 3:4] + atlas[:, 0:3]
+    return closeup_loss(made, wanted, person.regions.window)
+
+
+@torch.no_grad()
 def _look(student: Student, track: RenderedTrack, config: DistilConfig) -> dict[str, float]:
     """PSNR in dB of mouth, eyes and whole frames, over a few frames of a track."""
     decibels = []
@@ -415,7 +461,8 @@ def distil(
     volume = flatten_volume(volume.to(device))[0, :, None]
     student.to(device).train()
     network, person = student.network, student.person
-    for trunk in network.trunks():
+    trunks = (*network.trunks(), person.regions)
+    for trunk in trunks:
         trunk.to(memory_format=torch.channels_last)
     # Learning rates follow the size of what is learned: basis fields and textures are right from the start.
     groups = [
@@ -425,6 +472,7 @@ def distil(
         # Large steps kill a rectified trunk: at 0.5 nine units in ten never woke again.
         (network.generator.parameters(), 0.25),
         (network.distributor.parameters(), 0.25),
+        (person.regions.parameters(), REGIONS_RATE),
         ([person.layer, person.canvas], 1.0),
     ]
     optimiser = torch.optim.Adam([{"params": list(p), "scale": f} for p, f in groups], betas=(0.9, 0.99), fused=True)
@@ -465,6 +513,7 @@ def distil(
         points = torch.cat([everything.keypoints, everything.local_landmarks], 1)
         fit_codes(person, points)
         fit_basis(person, points, targets.field.to(device), targets.moving.to(device))
+        fit_regions(person, points, identity.source_image[None].to(device).float())
         with torch.no_grad():
             person.layer[:, 3:] = matte
             photo = identity.source_image[None].cpu().float()
@@ -475,7 +524,7 @@ def distil(
         for name, p in student.named_parameters():
             average[name].copy_(p)
         progress("layers", 1.0, "")
-    for trunk in network.trunks():
+    for trunk in trunks:
         trunk.precision = _precision(device)
 
     def save(path: Path) -> None:
@@ -485,6 +534,7 @@ def distil(
 
     started = time.monotonic() - seconds
     saved = noted = seconds
+    closeups: _Closeups | None = None
     while not schedule.over(step):
         learns_motion = schedule.learns_motion(step, seconds)
         stage = "motion" if learns_motion else "frames"
@@ -531,7 +581,13 @@ def distil(
                     batch.occlusion,
                     targets.moving[rows].to(device),
                 )
+            if closeups is None or step % AGAIN_EVERY == 0:
+                closeups = _closeups(student, training, closeups)
+            shown = _rows(step, CLOSEUPS, len(training.frames), config.seed + 1)
+            near = _closeup_loss(student, closeups, _load_motion(training, shown, student, config), shown)
+            loss = loss + near
             note = {name: round(value.item(), 5) for name, value in terms._asdict().items() if value.item()}
+            note["closeups"] = round(near.item(), 5)
         (loss + CALL * student.call()).backward()
         if person.layer.grad is not None:
             person.layer.grad *= learned
@@ -586,7 +642,7 @@ def distil(
         # Pictures are kept in 8 bits, as the photo came: a quarter of the size on the phone.
         for picture in (person.layer, person.canvas):
             picture.copy_((picture * 255).round().clamp(0, 255) / 255)
-    for trunk in network.trunks():
+    for trunk in trunks:
         trunk.precision = None
     student.distribute(volume)
     student = student.cpu().to(memory_format=torch.contiguous_format).eval()

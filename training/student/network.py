@@ -4,7 +4,8 @@
     heat-maps, offsets ─▶ dense motion network ─▶ choice of motions ─▶ warp by the pose ─▶ motion field, occlusion
     motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ colour, keep
                   └─▶ warp of the layer (RGBA) at 512 px ──┬───────▲
-    frame = keep · (canvas + alpha · (layer - canvas)) + colour ◀──┘
+    painted = keep · (canvas + alpha · (layer - canvas)) + colour ◀┘
+    points ─▶ pictures of mouth and eyes (training/student/regions.py) ─▶ over what is painted ─▶ frame
 
 All motion is found in the source's own frame, where a nose is always in the same cell, and then posed: what is left
 to learn there is small and spans few dimensions.
@@ -21,7 +22,6 @@ batch, C channels, H W pixels, K keypoints, M local landmarks.
 Mirrored by: edge/judges/interpreter.py.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -31,16 +31,13 @@ from torch import nn
 from edge.errors import InputError
 from edge.spec import FIELD, NETWORK
 from training.config import StudentConfig
+from training.student.blocks import Rectifier, Residual, Trunk, conv
 from training.student.person import HEATMAP, POINTS, Code, Person, Window, warp
 from training.teachers import Identity
 
 FINE = 128
 """Width and height of the generator's last maps; pixel shuffle by 4 makes the frame."""
 SHUFFLE = NETWORK // FINE
-FADING = 0.05
-"""Of what a unit reached lately, the share that a step forgets."""
-AWAKE = 0.05
-"""What a unit must reach now and then, of its layer's root mean square."""
 CELL = 2 / (FIELD - 1)
 """Distance between two cells of the field: the unit in which the network corrects it."""
 
@@ -78,71 +75,13 @@ def resize(x: torch.Tensor, size: int) -> torch.Tensor:
     return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
 
 
-class _Trunk(nn.Module):
-    """A stack of convolutions that training may run in a shorter float type; doors are float32 either way."""
-
-    precision: torch.dtype | None = None
-
-    def _scope(self, x: torch.Tensor) -> AbstractContextManager:
-        return torch.autocast(x.device.type, self.precision) if self.precision else nullcontext()
-
-
-class Rectifier(nn.Module):
-    """relu over `units` channels, none of which stays silent while the network learns.
-
-    A unit that is negative at every pixel of every frame passes nothing on, has no gradient, and so never comes back:
-    one large step can end a whole network that way, and did (docs/log.md). So each rectifier remembers how high its
-    units came lately, and `call` is a loss that lifts those that came nowhere, each at the pixel where it is highest.
-    On the device it is a plain relu.
-    """
-
-    def __init__(self, units: int) -> None:
-        super().__init__()
-        self.register_buffer("peak", torch.zeros(units))
-        self.call: torch.Tensor | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, units, H, W], same out."""
-        if self.training and torch.is_grad_enabled():
-            highest = x.amax((0, 2, 3)).float()
-            with torch.no_grad():
-                level = x[..., ::2, ::2].float().square().mean().sqrt().clamp(min=1e-6)
-                self.peak.copy_(torch.maximum(highest, torch.lerp(self.peak, highest, FADING)))
-                silent = (self.peak < AWAKE * level).float()
-            self.call = -(highest * silent).sum() / level
-        return F.relu(x)
-
-
-def _conv(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
-
-
-class _Residual(nn.Module):
-    """x + conv(relu(conv(relu(x)))); starts as the identity, so depth costs no training time.
-
-    The sum itself is not rectified: a rectified trunk dies within a few large steps, and nothing wakes it.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.enters = Rectifier(channels)
-        self.first = _conv(channels, channels)
-        self.between = Rectifier(channels)
-        self.second = _conv(channels, channels)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(self.between(self.first(self.enters(x))))
-
-
 def flatten_volume(volume: torch.Tensor) -> torch.Tensor:
     """A volume [C, D, H, W] as maps [1, C·D·(H/64)², 64, 64]: depth and pixels beyond 64 × 64 become channels."""
     flat = volume.flatten(0, 1)[None]
     return flat if flat.shape[-1] == FIELD else F.pixel_unshuffle(flat, flat.shape[-1] // FIELD)
 
 
-class AppearanceDistributor(_Trunk):
+class AppearanceDistributor(Trunk):
     """φ_d: the teacher's appearance volume F_3D pressed to F_2D, once for a person (paper Sec. 3.2).
 
     Depth is folded into channels and so are pixels beyond 64 × 64: one form serves a photo [3, 1, 512, 512] and
@@ -158,33 +97,33 @@ class AppearanceDistributor(_Trunk):
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
         """Volume float32 [C, D, H, W] → F_2D float32 [1, C, 64, 64]."""
         flat = flatten_volume(volume)
-        with self._scope(flat):
+        with self.scope(flat):
             features = self.press(self.folded(self.fold(flat)))
         return features.float() if self.precision else features
 
 
-class DenseMotionTrunk(_Trunk):
+class DenseMotionTrunk(Trunk):
     """Heat-map differences and maps of the expression → features and head maps at 32 px (DMN of the paper, in 2-D)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        self.enter = _conv(POINTS, channels)
+        self.enter = conv(POINTS, channels)
         self.entered = Rectifier(channels)
-        self.down = _conv(channels, 2 * channels, stride=2)
-        self.deep = _Residual(2 * channels)
+        self.down = conv(channels, 2 * channels, stride=2)
+        self.deep = Residual(2 * channels)
         self.deepest = Rectifier(2 * channels)
-        self.up = _conv(2 * channels, channels)
+        self.up = conv(2 * channels, channels)
         self.upper = Rectifier(channels)
-        self.wide = _conv(channels, channels)
+        self.wide = conv(channels, channels)
         self.hinting = Rectifier(channels)
-        self.heads = _conv(channels, heads)
+        self.heads = conv(channels, heads)
 
     def forward(self, heat: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Heat-map differences [N, K+M, 32, 32], the person's maps [N, C, 32, 32].
 
         Returns hints [N, C, 32, 32] and head maps [N, heads, 32, 32], float32.
         """
-        with self._scope(heat):
+        with self.scope(heat):
             skip = self.entered(self.enter(heat))
             deep = self.deepest(self.deep(self.down(skip)))
             x = self.upper(self.up(resize(deep, HEATMAP)) + skip)
@@ -195,23 +134,23 @@ class DenseMotionTrunk(_Trunk):
         return x, heads
 
 
-class Generator(_Trunk):
+class Generator(Trunk):
     """Warped features and a draft of the frame → colour and keep (GEN of the paper, at 64 and 128 px)."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         coarse, fine = config.coarse_channels, config.fine_channels
-        self.enter = _conv(config.feature_channels + config.motion_channels, coarse)
-        self.coarse = nn.Sequential(*[_Residual(coarse) for _ in range(config.coarse_blocks)])
+        self.enter = conv(config.feature_channels + config.motion_channels, coarse)
+        self.coarse = nn.Sequential(*[Residual(coarse) for _ in range(config.coarse_blocks)])
         self.narrowing = Rectifier(coarse)
-        self.narrow = _conv(coarse, fine)
+        self.narrow = conv(coarse, fine)
         # Pixels are packed 4 × 4 at the doors, so that one of these products sees as far as 3 × 3 would inside.
-        self.look = _conv(3 * SHUFFLE**2, fine, 1)
-        self.fine = nn.Sequential(*[_Residual(fine) for _ in range(config.fine_blocks)])
+        self.look = conv(3 * SHUFFLE**2, fine, 1)
+        self.fine = nn.Sequential(*[Residual(fine) for _ in range(config.fine_blocks)])
         self.painting = Rectifier(fine)
         # Two convolutions, not one that is taken apart: a copy of the frame less in a phone's memory.
-        self.colour = _conv(fine, 3 * SHUFFLE**2, 1)
-        self.keep = _conv(fine, SHUFFLE**2, 1)
+        self.colour = conv(fine, 3 * SHUFFLE**2, 1)
+        self.keep = conv(fine, SHUFFLE**2, 1)
         for last, start in ((self.colour, 0.0), (self.keep, 1.0)):
             nn.init.zeros_(last.weight)
             nn.init.constant_(last.bias, start)
@@ -222,7 +161,7 @@ class Generator(_Trunk):
         Returns what is painted, float32. `fine` is the size of the last maps, where training shows a window of all
         these.
         """
-        with self._scope(features):
+        with self.scope(features):
             x = self.coarse(self.enter(torch.cat([features, hints], 1)))
             # Narrowed before it is enlarged: a quarter of the arithmetic, and no worse a picture (docs/log.md).
             x = resize(self.narrow(self.narrowing(x)), fine) + self.look(F.pixel_unshuffle(draft, SHUFFLE))
@@ -247,7 +186,7 @@ class Network(nn.Module):
         # At first every cell follows the basis fields (98 %): they are right within seconds.
         nn.init.constant_(self.motion_trunk.heads.bias[POINTS : POINTS + 1], 8.5)
 
-    def trunks(self) -> tuple[_Trunk, ...]:
+    def trunks(self) -> tuple[Trunk, ...]:
         """All its parts, each a stack of convolutions."""
         return self.motion_trunk, self.generator, self.distributor
 
@@ -328,7 +267,7 @@ class Student(nn.Module):
     def call(self) -> torch.Tensor:
         """What the rectifiers of the last forward pass call for (`Rectifier`): a scalar to be made small."""
         calls = []
-        for layer in self.network.modules():
+        for layer in self.modules():
             if isinstance(layer, Rectifier) and layer.call is not None:
                 calls.append(layer.call)
                 layer.call = None
@@ -353,15 +292,18 @@ class Student(nn.Module):
             features: F_2D [1, C, 64, 64] for training's sake, which also learns what makes it; default: the stored one.
             window: only that part of the frames is painted; the motion is always whole.
         """
-        motion = self.motion(keypoints, local_landmarks)
-        return Animation(self.paint(motion, features, window), motion)
-
-    def paint(self, motion: Motion, features: torch.Tensor | None = None, window: Window | None = None) -> torch.Tensor:
-        """The frame [N, 3, 512, 512], or a window of it, for a motion; features as in `animate`."""
+        code = self.person.code(keypoints, local_landmarks)
+        motion = self.network.motion(code)
         features = self.person.appearance_features if features is None else features
         if len(motion.field) > 1:
             features = features.expand(len(motion.field), -1, -1, -1)
-        return self.network.paint(motion, features, self.person.draft(motion.field, window), window)
+        frame = self.network.paint(motion, features, self.person.draft(motion.field, window), window)
+        if self.training:  # mouth and eyes learn from close-ups of their own (training.student.distill)
+            with torch.no_grad():
+                closeups = self.person.closeups(keypoints, local_landmarks, code.asked)
+        else:
+            closeups = self.person.closeups(keypoints, local_landmarks, code.asked)
+        return Animation(self.person.lay(frame, *closeups, window), motion)
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:
         """The per-frame graph: keypoints [1, K, 2], local landmarks [1, M, 2] → image [1, 3, 512, 512] in 0..1."""

@@ -4,6 +4,7 @@
     offsets from them ─┬─▶ mixer ─▶ basis fields: whole-face motions
                        └─▶ express ─▶ maps that tell the network where what moves
     layer (RGBA), canvas: pictures;  F_2D: what the teacher's appearance volume was pressed to
+    regions: pictures of mouth and eyes (training/student/regions.py)
 
 A phone that is to show somebody else swaps these; several people can share one network (training/student/network.py).
 Letters: N batch, C channels, H W pixels, K keypoints, M local landmarks.
@@ -19,6 +20,7 @@ from torch import nn
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LOCAL
 from training.config import StudentConfig
+from training.student.regions import Place, Regions
 from training.teachers import Identity
 
 HEATMAP = 32
@@ -99,6 +101,8 @@ class Code(NamedTuple):
     """The points' distance from the source's, in the source's frame: [N, K + M, 2]."""
     place: torch.Tensor
     """Learned maps of the expression, where it matters: [N, C, 32, 32]."""
+    asked: torch.Tensor
+    """What mixer and regions hear of all that: [N, inputs]."""
     base: torch.Tensor
     """The basis fields' displacement in the source's frame: [N, 2, 64, 64]."""
     turned: torch.Tensor
@@ -195,6 +199,7 @@ class Person(nn.Module):
         # offsets also go straight to where they matter: through a handful of codes to learned maps.
         self.express = nn.Linear(2 * POINTS, EXPRESSION_CODES)
         self.place = nn.Linear(EXPRESSION_CODES, config.motion_channels * HEATMAP * HEATMAP)
+        self.regions = Regions(config.fine_channels, 2 * POINTS + 2 * KEYPOINTS)
         self.layer = nn.Parameter(torch.zeros(1, 4, NETWORK, NETWORK))
         self.canvas = nn.Parameter(torch.zeros(1, 3, NETWORK, NETWORK))
         nn.init.zeros_(self.basis.bias)
@@ -219,6 +224,7 @@ class Person(nn.Module):
         self.source_points.copy_(points)
         self.pose.bind(points[:, :KEYPOINTS])
         self.source_heat.copy_(heatmaps(points, self.axis))
+        self.regions.bind(points)
         return self
 
     def asked(self, points: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
@@ -232,14 +238,15 @@ class Person(nn.Module):
         pose = self.pose(keypoints)
         aligned = self.pose.align(points, pose)
         offsets = aligned - self.source_points
-        share = self.mixer(self.asked(points, offsets))
+        asked = self.asked(points, offsets)
+        share = self.mixer(asked)
         # Whole-face motions, mixed by a code. Nearly free (0.5 MMAC) and what makes a student useful within a minute;
         # the network's convolutions then place edges.
         base = self.basis(share).reshape(-1, FIELD, FIELD, 2).permute(0, 3, 1, 2)
         # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.config.motion_channels, HEATMAP, HEATMAP)
         heat = heatmaps(aligned, self.axis) - self.source_heat
-        return Code(heat, offsets, place, base, self.pose.align(self.grid, pose).reshape(-1, FIELD, FIELD, 2))
+        return Code(heat, offsets, place, asked, base, self.pose.align(self.grid, pose).reshape(-1, FIELD, FIELD, 2))
 
     def draft(self, field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         """The layer, moved, over the canvas: field [N, 64, 64, 2] → [N, 3, 512, 512], or a window of it."""
@@ -255,3 +262,38 @@ class Person(nn.Module):
             warped = warp(layer, field)
             moved, matte = warped[:, 0:3], warped[:, 3:4]
         return canvas + (moved - canvas) * matte
+
+    def closeups(
+        self, keypoints: torch.Tensor, local_landmarks: torch.Tensor, asked: torch.Tensor
+    ) -> tuple[torch.Tensor, list[Place]]:
+        """The pictures of mouth and eyes [N, 4, h, w] (`Regions.forward`), and where they lie in the frame."""
+        places = self.regions.places(keypoints, local_landmarks)
+        return self.regions(keypoints, local_landmarks, asked, places), places
+
+    def lay(
+        self, frame: torch.Tensor, atlas: torch.Tensor, places: list[Place], window: Window | None = None
+    ) -> torch.Tensor:
+        """A frame [N, 3, 512, 512], or a window of it, with mouth and eyes over it."""
+        over, (top, left, height, width) = self.regions.over(atlas, places)
+        if window:
+            over = window.of(F.pad(over, (left, NETWORK - left - width, top, NETWORK - top - height)))
+            return frame - frame * over[:, 3:4] + over[:, 0:3]
+        # Only a part of the frame is read, so only a part is computed with; the rest is put around it.
+        above, rows, below = _cut(frame, 2, top, height)
+        before, part, after = _cut(rows, 3, left, width)
+        part = part - part * over[:, 3:4] + over[:, 0:3]
+        return _joined([above, _joined([before, part, after], 3), below], 2)
+
+
+def _cut(maps: torch.Tensor, axis: int, start: int, size: int) -> list[torch.Tensor]:
+    """Maps before, from and after a part of an axis; what is whole stays as it is, and no slice of the graph."""
+    sizes = [start, size, maps.shape[axis] - start - size]
+    if size == maps.shape[axis]:
+        return [maps.narrow(axis, 0, 0), maps, maps.narrow(axis, 0, 0)]
+    return [maps.narrow(axis, sum(sizes[:index]), sizes[index]) for index in range(3)]
+
+
+def _joined(parts: list[torch.Tensor], axis: int) -> torch.Tensor:
+    """Parts that hold anything, joined."""
+    parts = [part for part in parts if part.numel()]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, axis)

@@ -24,6 +24,10 @@ SETTLING = 0.25
 """Share of the frames stage in which the rate falls."""
 LOOK_EVERY = 250
 """Steps from one look at mouth and eyes to the next."""
+EARLIEST = 3000
+"""Step before which no rest is taken for an end. Mouth and eyes are in place within a few hundred steps, and their PSNR
+rests while lids and glances are learned, which it hardly sees: a run that stopped there would have ended after 1,000
+steps (docs/log.md)."""
 PATIENCE = 2
 """Looks without a gain after which mouth and eyes get no better."""
 GAIN_DB = 0.1
@@ -133,7 +137,7 @@ class Schedule:
         own.looks.append((mouth_db + eyes_db) / 2)
         if min(mouth_db, eyes_db) >= GOAL_DB:
             self._settle(step, "goal")
-        elif self.until_no_better and len(own.looks) > PATIENCE:
+        elif self.until_no_better and step >= EARLIEST and len(own.looks) > PATIENCE:
             gained = max(own.looks[-PATIENCE:]) - max(own.looks[:-PATIENCE])
             if gained < GAIN_DB:
                 self._settle(step, "plateau")

@@ -1,0 +1,136 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.driving.procedural import Controls, pose_face
+from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, NETWORK
+from edge.topology import LOCAL
+from training.student.closed_form import fit_regions
+from training.student.person import Window, warp
+from training.student.regions import ATLAS, COARSE, PIXELS, REGIONS, invert, through
+
+
+def posed(faces, **moved):
+    """Keypoints and local landmarks of the first face under controls: [1, K, 2], [1, M, 2]."""
+    landmarks = torch.from_numpy(pose_face(faces[0], Controls.rest(1, **moved)))[:, torch.from_numpy(LOCAL), :2]
+    return landmarks[:, :KEYPOINTS].contiguous(), landmarks
+
+
+@pytest.fixture(scope="module")
+def person(random_student, driving):
+    """A person of a real face, settled on its motion, whose decoder has learned nothing."""
+    person = copy.deepcopy(random_student.person)
+    regions = person.regions
+    with torch.no_grad():
+        for last in (regions.paint, regions.correct):
+            last.weight.zero_()
+            last.bias.zero_()
+    points = torch.cat([torch.from_numpy(part) for part in driving[1]], 1)
+    fit_regions(person, points, person.layer[:, :3].detach())
+    return person
+
+
+def closeups(person, keypoints, local):
+    points = torch.cat([keypoints, local], 1)
+    asked = person.asked(points, person.pose.align(points, person.pose(keypoints)) - person.source_points)
+    with torch.no_grad():
+        return person.closeups(keypoints, local, asked)
+
+
+def test_mouth_and_eyes_of_the_photo_are_the_photo(person):
+    keypoints, local = person.source_points.split([KEYPOINTS, LOCAL_LANDMARKS], 1)
+    atlas, places = closeups(person, keypoints, local)
+    photo = person.layer[:, :3].detach()
+    empty = torch.zeros_like(photo)
+    over = person.lay(empty, atlas, places)
+    shown = 1 - person.lay(empty + 1, atlas, places) + over  # how much covers
+    assert 0.01 < (shown > 0.9).float().mean() < 0.2
+    assert (person.lay(photo, atlas, places) - photo).abs().amax() < 0.08
+    assert (person.lay(photo, atlas, places) - photo).abs().mean() < 0.002
+
+
+def test_only_a_part_of_the_frame_is_read(person, faces):
+    """A still frame outside of it, and the same picture as a window of the whole inside."""
+    keypoints, local = posed(faces, yaw_deg=20, jaw_open=0.5)
+    atlas, places = closeups(person, keypoints, local)
+    frame = torch.rand(1, 3, NETWORK, NETWORK, generator=torch.Generator().manual_seed(0))
+    laid = person.lay(frame, atlas, places)
+    top, left, height, width = person.regions.held
+    assert height * width < 0.6 * NETWORK**2
+    changed = (laid != frame).any(1)[0]
+    assert changed[top : top + height, left : left + width].any()
+    assert changed.sum() == changed[top : top + height, left : left + width].sum()
+    window = Window(96, 64, 320)
+    torch.testing.assert_close(person.lay(window.of(frame), atlas, places, window), window.of(laid))
+
+
+@settings(max_examples=20, deadline=None)
+@given(yaw=st.floats(-30, 30), roll=st.floats(-20, 20), jaw=st.floats(0, 1), blink=st.floats(0, 1))
+def test_the_frame_is_read_where_texels_lie(person, faces, yaw, roll, jaw, blink):
+    keypoints, local = posed(faces, yaw_deg=yaw, roll_deg=roll, jaw_open=jaw, blink_right=blink)
+    regions = person.regions
+    places = regions.places(keypoints, local)
+    axis = torch.linspace(-1, 1, NETWORK // COARSE)
+    down, across = torch.meshgrid(axis, axis, indexing="ij")
+    spots, reading = regions.spots(places), regions.reading(places, PIXELS * across[None], PIXELS * down[None])
+    found = warp(reading, spots).permute(0, 2, 3, 1)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, ATLAS[0]), torch.linspace(-1, 1, ATLAS[1]), indexing="ij")
+    wrong = (found - torch.stack([x, y], -1)).abs() * torch.tensor([ATLAS[1], ATLAS[0]]) / 2
+    within = (regions.window[0, 0] > 0.99) & (spots.abs() < 0.98).all(-1)[0]
+    assert wrong[0][within].amax() < 0.5
+
+
+def test_lids_that_meet_show_no_eye_and_lips_that_part_a_mouth(person, faces):
+    def opened(**moved):
+        keypoints, local = posed(faces, **moved)
+        regions = person.regions
+        places = regions.places(keypoints, local)
+        nothing = torch.zeros(1, regions.correct.out_features)
+        openings, _, _ = regions._geometry(keypoints, places, regions.registered(places, local), nothing)
+        return [
+            float(openings[0, part.top : part.top + part.height, part.left : part.left + part.width].sum())
+            for part in REGIONS
+        ]
+
+    right, left, mouth = opened()
+    winked = opened(blink_right=1.0)
+    assert winked[0] < 0.25 * right
+    assert winked[1] == pytest.approx(left, rel=0.1)
+    assert opened(jaw_open=0.8)[2] > 5 * mouth
+
+
+def test_irises_follow_their_landmarks(person, faces):
+    keypoints, local = posed(faces)
+    aside = local.clone()
+    aside[:, :2, 0] += 6 * 2 / (NETWORK - 1)  # the two irises come first
+    regions = person.regions
+    places = regions.places(keypoints, local)
+    nothing = torch.zeros(1, regions.correct.out_features)
+    both = [regions.registered(places, points) for points in (local, aside)]
+    straight, moved = (regions._geometry(keypoints, places, points, nothing)[2] for points in both)
+    eye = REGIONS[0]
+    rows, columns = slice(24, 44), slice(30, 50)
+    shift = (straight - moved)[0, rows, columns].mean((0, 1)) * torch.tensor([ATLAS[1] - 1, ATLAS[0] - 1]) / 2
+    assert shift[0] > 3
+    assert abs(shift[1]) < 0.5 * shift[0]
+    assert torch.equal(straight[:, eye.height :], moved[:, eye.height :])
+
+
+@given(st.lists(st.floats(-3, 3), min_size=4, max_size=4))
+def test_inverses(values):
+    matrix = torch.tensor(values).reshape(1, 2, 2) + 8 * torch.eye(2)
+    torch.testing.assert_close(invert(matrix) @ matrix, torch.eye(2)[None], atol=1e-5, rtol=0)
+
+
+def test_a_curve_goes_through_its_points_and_stays_level_beyond():
+    x = torch.tensor([10.0, 20.0, 33.0, 41.0, 60.0])
+    weights = through(x, torch.arange(80.0))
+    values = torch.tensor([5.0, 2.0, 1.0, 2.5, 6.0])
+    curve = weights @ values
+    assert curve[x.long()] == pytest.approx(values, abs=0.05)
+    assert curve[0] == pytest.approx(curve[10])
+    assert curve[79] == pytest.approx(curve[60])
+    torch.testing.assert_close(weights.sum(1), torch.ones(80), atol=1e-3, rtol=0)  # a shift of all shifts the curve
