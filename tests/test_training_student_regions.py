@@ -125,6 +125,13 @@ def test_inverses(values):
     torch.testing.assert_close(invert(matrix) @ matrix, torch.eye(2)[None], atol=1e-5, rtol=0)
 
 
+def test_a_face_that_has_collapsed_is_a_frame_all_the_same(person):
+    keypoints, local = person.source_points.split([KEYPOINTS, LOCAL_LANDMARKS], 1)
+    for points in (torch.zeros_like(local), local * torch.tensor([-1.0, 1.0]), local * torch.tensor([1.0, 0.0])):
+        atlas, places = closeups(person, keypoints, points)
+        assert person.lay(torch.zeros(1, 3, NETWORK, NETWORK), atlas, places).isfinite().all()
+
+
 def test_a_curve_goes_through_its_points_and_stays_level_beyond():
     x = torch.tensor([10.0, 20.0, 33.0, 41.0, 60.0])
     weights = through(x, torch.arange(80.0))

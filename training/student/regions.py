@@ -37,6 +37,8 @@ FEATHER = 0.12
 """Of a region's sides: where it fades into the frame."""
 PIXELS = (NETWORK - 1) / 2
 """In a unit of crop coordinates. Turns are told in pixels, since fp16 does not hold their determinants in the other."""
+FLAT = 1e-4
+"""Determinant of a region that has collapsed: points from outside may be anything, and a frame must stay a frame."""
 STEEP = 2.5
 """Of an opening's edge: how much of its rise a texel takes."""
 BEYOND = 8
@@ -156,9 +158,9 @@ class _Own(nn.Module):
 
 
 def invert(matrix: torch.Tensor) -> torch.Tensor:
-    """Inverses of [N, 2, 2], by hand: no runtime has a solver."""
+    """Inverses of [N, 2, 2] that do not mirror, by hand: no runtime has a solver. Of what is flat, something finite."""
     a, b, c, d = (matrix[:, row : row + 1, column : column + 1] for row in (0, 1) for column in (0, 1))
-    determinant = a * d - b * c
+    determinant = F.relu(a * d - b * c - FLAT) + FLAT
     return torch.cat([torch.cat([d, -b], 2), torch.cat([-c, a], 2)], 1) / determinant
 
 
@@ -433,7 +435,7 @@ class Regions(Trunk):
             along = (other - one) / (last - first)
             self.upright[0, number] = torch.stack([-along[1], along[0]])
         mouth = self.places(keypoints, local)[2]
-        self.photo_turn.copy_(invert(mouth.turn / PIXELS)[0])
+        self.photo_turn.copy_(torch.linalg.inv(mouth.turn / PIXELS)[0])
         self.photo_shift.copy_(self.own[2].anchor - mouth.centre / PIXELS @ self.photo_turn)
 
     @torch.no_grad()
