@@ -37,8 +37,8 @@ FEATHER = 0.12
 """Of a region's sides: where it fades into the frame."""
 PIXELS = (NETWORK - 1) / 2
 """In a unit of crop coordinates. Turns are told in pixels, since fp16 does not hold their determinants in the other."""
-FLAT = 1e-4
-"""Determinant of a region that has collapsed: points from outside may be anything, and a frame must stay a frame."""
+FLAT = 1e-6
+"""Squared determinant of a region that has collapsed: points may be anything, and a frame must stay a frame."""
 STEEP = 2.5
 """Of an opening's edge: how much of its rise a texel takes."""
 BEYOND = 8
@@ -158,10 +158,10 @@ class _Own(nn.Module):
 
 
 def invert(matrix: torch.Tensor) -> torch.Tensor:
-    """Inverses of [N, 2, 2] that do not mirror, by hand: no runtime has a solver. Of what is flat, something finite."""
+    """Inverses of [N, 2, 2], by hand: no runtime has a solver. Of what is flat, something finite."""
     a, b, c, d = (matrix[:, row : row + 1, column : column + 1] for row in (0, 1) for column in (0, 1))
-    determinant = F.relu(a * d - b * c - FLAT) + FLAT
-    return torch.cat([torch.cat([d, -b], 2), torch.cat([-c, a], 2)], 1) / determinant
+    determinant = a * d - b * c
+    return torch.cat([torch.cat([d, -b], 2), torch.cat([-c, a], 2)], 1) * (determinant / (determinant.square() + FLAT))
 
 
 def _times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
