@@ -439,8 +439,8 @@ class Regions(Trunk):
         self.photo_shift.copy_(self.own[2].anchor - mouth.centre / PIXELS @ self.photo_turn)
 
     @torch.no_grad()
-    def settle(self, keypoints: torch.Tensor, local: torch.Tensor, asked: torch.Tensor) -> list[Place]:
-        """Take means, spreads and mean curves from a track of T poses; its places come back."""
+    def settle(self, keypoints: torch.Tensor, local: torch.Tensor, asked: torch.Tensor) -> None:
+        """Take means, spreads, mean curves and bounds from a track of T poses."""
         places = self.places(keypoints, local)
         registered = self.registered(places, local)
         heard = self.heard(registered, asked)
@@ -460,12 +460,11 @@ class Regions(Trunk):
             own.rows.copy_(torch.cat(own.curves(own.rest)))
             _, first, last = region.corners
             own.across.copy_(torch.sigmoid(columns - first) * torch.sigmoid(last - columns))
-        pixels = (self.spots(places)[:, self.window[0, 0] > 0.05] + 1) * ((NETWORK - 1) / 2)
+        pixels = (self.spots(places)[:, self.window[0, 0] > 0.05] + 1) * PIXELS
         low, high = pixels.flatten(0, 1).amin(0), pixels.flatten(0, 1).amax(0)
         low = (((low - BEYOND) / 8).floor() * 8).clamp(0, NETWORK - 64)
         high = torch.maximum((((high + BEYOND) / 8).ceil() * 8).clamp(0, NETWORK), low + 64)
         self.bounds.copy_(torch.stack([low[1], low[0], (high - low)[1], (high - low)[0]]).long())
-        return places
 
     @torch.no_grad()
     def take_pictures(self, photo: torch.Tensor, points: torch.Tensor) -> None:
