@@ -58,19 +58,16 @@ from training.measures.expressions import EXPRESSIONS, NO_FLOOR
 from training.student.cost import count, student_config
 from training.student.distill import distil
 from training.student.network import (
-    CELL,
     FINE,
     SHUFFLE,
     AppearanceDistributor,
     DenseMotionTrunk,
     Generator,
-    Motion,
-    Network,
     Painted,
     Student,
     resize,
 )
-from training.student.person import HEATMAP, POINTS, Code, Mixer, Person, Pose, Window, warp
+from training.student.person import HEATMAP, POINTS, Person, Pose, Window, warp
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -139,28 +136,6 @@ class WideTrunk(DenseMotionTrunk):
             return x.float(), self.heads(x).float()
 
 
-class WideMotion(Network):
-    """Chooses among candidate motions in each of 64 × 64 cells."""
-
-    def motion(self, code: Code) -> Motion:
-        """As `Network.motion`."""
-        base = code.base.flatten(2).transpose(1, 2)
-        hints, heads = self.motion_trunk(code.heat, code.place)
-        assignment = torch.softmax(heads[:, : POINTS + 1].flatten(2).transpose(1, 2), -1)
-        mixed = torch.bmm(assignment[:, :, :POINTS], -code.offsets) + assignment[:, :, POINTS:] * base
-        still = mixed.transpose(1, 2).reshape(-1, 2, FIELD, FIELD) + heads[:, POINTS + 1 : POINTS + 3] * CELL
-        moved = warp(torch.cat([still, heads[:, POINTS + 3 :], hints], 1), code.turned)
-        return Motion(code.turned + moved[:, 0:2].permute(0, 2, 3, 1), torch.sigmoid(moved[:, 2:3]), moved[:, 3:])
-
-
-class FewInputs(Mixer):
-    """A mixer that hears a part of what it is given."""
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """As `Mixer.features`."""
-        return super().features(x * self.heard)
-
-
 class FewPoints(Pose):
     """Every second keypoint counts for the pose, and lies where it is in the source otherwise."""
 
@@ -175,10 +150,9 @@ def _few_keypoints(student: Student) -> None:
     heard = torch.ones(1, POINTS, 2)
     heard[:, 1:KEYPOINTS:2] = 0
     person = student.person
-    person.pose.__class__, person.mixer.__class__ = FewPoints, FewInputs
+    person.pose.__class__ = FewPoints
     person.pose.register_buffer("heard", heard, persistent=False)
     person.pose.register_buffer("rest", person.source_points, persistent=False)  # what `bind` fills
-    person.mixer.register_buffer("heard", torch.cat([heard, heard[:, :KEYPOINTS]], 1).flatten(1), persistent=False)
 
 
 class SmallLayer(Person):
@@ -328,7 +302,7 @@ DESIGNS = {
     ),
     "motion at 64": Design(
         "candidate motions chosen at 64 px",
-        rebuild=(_becomes("network", WideMotion), _becomes("network.motion_trunk", WideTrunk)),
+        rebuild=(_becomes("network.motion_trunk", WideTrunk),),
     ),
     "more coarse": Design("four blocks at 64 px, one at 128", lambda c: replace(c, coarse_blocks=4, fine_blocks=1)),
     "more fine": Design("one block at 64 px, four at 128", lambda c: replace(c, coarse_blocks=1, fine_blocks=4)),

@@ -22,12 +22,12 @@ from converters.student_graph import Driving
 from converters.write_bundle import Lowered
 from edge.errors import InputError, SuperFaceError
 from edge.spec import KEYPOINTS, NETWORK
-from edge.topology import LANDMARKS, LOCAL
+from edge.topology import LANDMARKS, LOCAL, STABLE
 from training.checkpoint import load_driver, load_student
 from training.config import TIERS
 from training.student.closed_form import fit_regions
 from training.student.cost import student_config, student_cost
-from training.student.driver import Driver
+from training.student.driver import Driver, RigidDriver
 from training.student.network import Student
 from training.teachers import Identity
 
@@ -240,12 +240,11 @@ def random_student(gflops: float, *, seed: int = 0, landmarks: torch.Tensor | No
     return student.eval()
 
 
-def random_driver() -> Driver:
-    """A driver of the right form for `random_student`: its keypoints are landmarks."""
-    weight = torch.zeros(KEYPOINTS, 2, LANDMARKS, 3)
-    for index, landmark in enumerate(LOCAL[:KEYPOINTS]):
-        weight[index, [0, 1], int(landmark), [0, 1]] = 1
-    return Driver(weight.reshape(2 * KEYPOINTS, -1), torch.zeros(2 * KEYPOINTS))
+def random_driver(landmarks: torch.Tensor | None = None) -> Driver:
+    """A driver of the right form for a random student of these landmarks [478, 3]: it carries its keypoints along."""
+    if landmarks is None:
+        landmarks = torch.rand(LANDMARKS, 3, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.6
+    return RigidDriver(landmarks[torch.from_numpy(STABLE)], landmarks[torch.from_numpy(LOCAL[:KEYPOINTS])])
 
 
 def random_driving(student: Student, frames: int, seed: int) -> Driving:

@@ -61,22 +61,20 @@ _FOLLOWERS = ("Relu", "Add", "Resize", "Concat")
 
 @torch.no_grad()
 def pack_tables(student: Student) -> Student:
-    """The same student with whole numbers of -127..127 in its two large tables, which converters then store in 8 bits.
+    """The same student with whole numbers of -127..127 in the table of expression maps.
 
-    They are half of its parameters. A table's column is a field or a map of its own, so that each code has a scale; it
-    moves into the map that makes the code. Measured on a trained student's worst frame at the extremes: 49 dB for the
-    basis fields (43 dB if a row had the scale), 75 dB for the expression maps.
+    Converters then store it in 8 bits. A column is a map of its own, so that each code has a scale; it moves into what
+    makes the code. Measured on a trained student's worst frame at the extremes: 75 dB.
 
     Args:
         student: bound, trained; not changed.
     """
     packed = copy.deepcopy(student)
-    person = packed.person
-    for table, codes in ((person.basis, person.mixer.shares), (person.place, person.express)):
-        scale = (table.weight.abs().amax(0) / LEVELS).clamp(min=1e-12)
-        table.weight.copy_((table.weight / scale).round())
-        codes.weight.mul_(scale[:, None])
-        codes.bias.mul_(scale)
+    table, codes = packed.person.place, packed.person.express
+    scale = (table.weight.abs().amax(0) / LEVELS).clamp(min=1e-12)
+    table.weight.copy_((table.weight / scale).round())
+    codes.weight.mul_(scale[:, None])
+    codes.bias.mul_(scale)
     return packed
 
 

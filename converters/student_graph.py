@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from edge.errors import InputError
-from edge.spec import KEYPOINTS, KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
-from edge.topology import LANDMARKS, LOCAL
+from edge.spec import KEYPOINTS_IN, LANDMARKS_IN, LOCAL_IN
+from edge.topology import LOCAL
 from training.student.driver import Driver
 from training.student.network import Student
 
@@ -65,50 +65,27 @@ class StudentGraph(nn.Module):
 
 
 class DriverGraph(nn.Module):
-    """landmarks [1, 478, 3] → (keypoints [1, K, 2], local landmarks [1, M, 2]): a small product or two."""
+    """landmarks [1, 478, 3] → (keypoints [1, K, 2], local landmarks [1, M, 2])."""
 
-    columns: torch.Tensor
-    weight: torch.Tensor
-    bias: torch.Tensor
-    inner: torch.Tensor
-    inner_bias: torch.Tensor
-    outer: torch.Tensor
     local: torch.Tensor
 
     def __init__(self, driver: Driver):
         """Wrap a driver.
 
         Raises:
-            InputError: when it has another shape or is not finite.
+            InputError: when it is not finite.
         """
         super().__init__()
-        weight, bias = driver.weight, driver.bias
-        shape = (2 * KEYPOINTS, 3 * LANDMARKS)
-        finite = all(torch.isfinite(part).all() for part in driver if part is not None)
-        if weight.shape != shape or bias.shape != shape[:1] or not finite:
-            raise InputError(f"The driver is {tuple(weight.shape)}, not a finite map {shape}.")
-        # Most landmarks move no keypoint; columns of zeros stay at home.
-        rows = weight if driver.inner is None else torch.cat([weight, driver.inner])
-        columns = rows.any(0).nonzero().flatten()
-        self.register_buffer("columns", columns)
-        self.register_buffer("weight", weight[:, columns].T.contiguous().float())
-        self.register_buffer("bias", bias.float())
-        self.hidden = driver.inner is not None
-        if driver.inner is not None and driver.inner_bias is not None and driver.outer is not None:
-            self.register_buffer("inner", driver.inner[:, columns].T.contiguous().float())
-            self.register_buffer("inner_bias", driver.inner_bias.float())
-            self.register_buffer("outer", driver.outer.T.contiguous().float())
+        if not driver.finite():
+            raise InputError("The driver holds numbers that are not finite.")
+        self.driver = driver
         self.register_buffer("local", torch.from_numpy(LOCAL))
 
     def forward(self, landmarks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One frame."""
-        seen = landmarks.flatten(1).index_select(1, self.columns)
-        keypoints = seen @ self.weight + self.bias
-        if self.hidden:
-            keypoints = keypoints + torch.relu(seen @ self.inner + self.inner_bias) @ self.outer
-        return keypoints.reshape(1, KEYPOINTS, 2), landmarks.index_select(1, self.local)[:, :, :2]
+        return self.driver(landmarks), landmarks.index_select(1, self.local)[:, :, :2]
 
-    @staticmethod
-    def example_inputs() -> tuple[torch.Tensor]:
+    def example_inputs(self) -> tuple[torch.Tensor]:
         """An input of the right shape, for tracing."""
-        return (torch.zeros(LANDMARKS_IN.shape),)
+        noise = torch.rand(LANDMARKS_IN.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        return (self.driver.faces(noise),)

@@ -133,8 +133,7 @@ def halve(model: bytes) -> bytes:
     for tensor in halved.graph.initializer:
         name = tensor.name
         large = tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) >= SMALLEST_HALVED
-        # The mixer's weights cancel each other: 16 bits of them leave little (docs/log.md).
-        if large and "mixer" not in name:
+        if large:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{name}_16bit"))
             casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}_unpack", to=onnx.TensorProto.FLOAT))
     _set_nodes(halved, [*casts, *halved.graph.node])

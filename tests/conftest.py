@@ -74,18 +74,27 @@ def driving(faces):
 
 
 @pytest.fixture(scope="session")
-def export(random_student, driving):
-    """The random student as verified ONNX graphs by precision, and its driver."""
+def driver(faces):
+    """Of a random student of the first face."""
+    import torch
+
     from converters.cli import random_driver
+
+    return random_driver(torch.from_numpy(faces[0]))
+
+
+@pytest.fixture(scope="session")
+def export(random_student, driver, driving):
+    """The random student as verified ONNX graphs by precision, and its driver."""
     from converters.to_onnx import export_onnx
 
     _, calibration, held_out = driving
-    students, driver = export_onnx(random_student, random_driver(), calibration=calibration, held_out=held_out)
+    students, driver = export_onnx(random_student, driver, calibration=calibration, held_out=held_out)
     return {student.precision: student for student in students}, driver
 
 
 @pytest.fixture(scope="session")
-def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> Path:
+def avatar_bundle(random_student, driver, driving, export, faces, tmp_path_factory) -> Path:
     """A complete bundle of the random student. Read-only: tests that disturb it copy it first."""
     import torch
 
@@ -99,7 +108,8 @@ def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> P
     motion = golden_motion(faces[0], ("yaw +15", "blink", "oh"))
     local = motion.landmarks[:, LOCAL, :2]
     graph = StudentGraph(random_student)
-    frames = [graph(*(torch.from_numpy(a[None]) for a in (p[:KEYPOINTS].copy(), p)))[0][0] for p in local]
+    keypoints = driver(torch.from_numpy(motion.landmarks))
+    frames = [graph(points[None], torch.from_numpy(p[None]))[0][0] for points, p in zip(keypoints, local, strict=True)]
     cost = student_cost(random_student.config)
     contents = BundleContents(
         name="random",
@@ -109,7 +119,7 @@ def avatar_bundle(random_student, driving, export, faces, tmp_path_factory) -> P
         source_landmarks=faces[0],
         source_keypoints=faces[0][LOCAL[:KEYPOINTS]],
         golden=motion,
-        golden_keypoints=local[:, :KEYPOINTS],
+        golden_keypoints=keypoints.numpy(),
         golden_local_landmarks=local,
         golden_frames=(torch.stack(frames) * 255).round().byte().permute(0, 2, 3, 1).numpy(),
         gmacs=cost.gmacs,

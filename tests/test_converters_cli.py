@@ -64,14 +64,14 @@ def test_a_run_folder_its_bundle_and_its_weights_are_one_source(random_student, 
         assert source.name == "me"
         np.testing.assert_array_equal(source.held_out.keypoints, driving[2].keypoints)
         assert torch.equal(source.student.person.layer, random_student.person.layer)
-        assert torch.equal(source.driver[0], random_driver()[0])
+        assert torch.equal(source.driver.keypoints, random_driver().keypoints)
 
 
-def test_the_random_driver_picks_landmarks():
-    weight, bias = random_driver()[:2]
+def test_the_random_driver_carries_landmarks():
     landmarks = torch.rand(LANDMARKS, 3)
-    keypoints = (weight @ landmarks.flatten() + bias).view(KEYPOINTS, 2)
-    torch.testing.assert_close(keypoints, landmarks[torch.from_numpy(LOCAL[:KEYPOINTS]), :2])
+    moved = landmarks * 1.25 + 0.1
+    keypoints = random_driver(landmarks)(moved[None])[0]
+    torch.testing.assert_close(keypoints, moved[torch.from_numpy(LOCAL[:KEYPOINTS]), :2], atol=1e-5, rtol=0)
 
 
 def test_no_checkpoint(tmp_path):

@@ -30,11 +30,12 @@ from converters.to_onnx import (
     use_fast_warp,
 )
 from edge.errors import InputError, ParityError
-from edge.topology import LOCAL
-from training.student.driver import Driver
+from edge.spec import KEYPOINTS
+from edge.topology import LOCAL, STABLE
+from training.student.driver import RigidDriver
 
 ROOT = Path(__file__).parents[1]
-TABLES = ("basis.weight", "place.weight")
+TABLES = ("place.weight",)
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +112,17 @@ def test_tables_of_the_small_file_are_in_eight_bits(models, random_student):
 def test_packed_tables_are_right_to_half_a_level_of_each_code(random_student, seed, spread):
     torch.manual_seed(seed)
     student = copy.deepcopy(random_student)
-    student.person.basis.weight.normal_(std=spread)
-    student.person.basis.weight[:, 0] = 0
+    table = student.person.place.weight
+    table.normal_(std=spread)
+    table[:, 0] = 0
     before = copy.deepcopy(student.state_dict())
     packed = pack_tables(student)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
-    assert is_packed(packed.person.basis.weight.numpy())
     assert is_packed(packed.person.place.weight.numpy())
-    x = torch.randn(1, student.person.mixer.shares.in_features)
-    codes = student.person.mixer.shares(x)
-    half = 0.5 * student.person.basis.weight.abs().amax(0) / LEVELS
-    error = (packed.person.basis(packed.person.mixer.shares(x)) - student.person.basis(codes)).abs()
+    x = torch.randn(1, student.person.express.in_features)
+    codes = student.person.express(x)
+    half = 0.5 * table.abs().amax(0) / LEVELS
+    error = (packed.person.place(packed.person.express(x)) - student.person.place(codes)).abs()
     assert error.max() <= 1.01 * (codes.abs() @ half) + 1e-6
 
 
@@ -263,8 +264,8 @@ def test_compare():
 def test_refusals(random_student, driving):
     with pytest.raises(InputError, match="fp32, fp16, int8, not fp8"):
         export_onnx(random_student, None, calibration=driving[1], held_out=driving[2], precisions=["fp8"])
-    with pytest.raises(InputError, match="not a finite map"):
-        DriverGraph(Driver(torch.zeros(3, 3), torch.zeros(3)))
+    with pytest.raises(InputError, match="not finite"):
+        DriverGraph(RigidDriver(torch.full((len(STABLE), 3), torch.nan), torch.zeros(KEYPOINTS, 3)))
 
 
 def test_a_student_of_nan_is_refused(random_student):

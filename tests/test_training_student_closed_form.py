@@ -13,8 +13,8 @@ from training.student.closed_form import (
     find_canvas,
     find_inside,
     find_matte,
-    fit_basis,
     fit_codes,
+    fit_follow,
     moving_cells,
 )
 from training.student.cost import student_config
@@ -77,7 +77,7 @@ def test_matte_and_canvas_tell_disc_from_ground(rendered, faces):
     assert (canvas[0][:, away > 0.8] - 0.5).abs().max() < 0.01
 
 
-def test_basis_and_mixer_find_unseen_slides(rendered, faces):
+def test_what_follows_what_is_found_in_slides(rendered, faces):
     identity, landmarks, rendering = rendered
     torch.manual_seed(0)
     student = Student.untrained(student_config(TIERS["nano"])).bind(identity)
@@ -88,7 +88,7 @@ def test_basis_and_mixer_find_unseen_slides(rendered, faces):
         keypoints = track[:, torch.from_numpy(LOCAL[2 : 2 + KEYPOINTS]), :2]
         return torch.cat([keypoints, track[:, torch.from_numpy(LOCAL), :2]], 1)
 
-    fit_basis(student.person, points(landmarks), field, moving)
+    fit_follow(student.person, points(landmarks), field, moving)
     unseen = torch.from_numpy(sliding_track(faces[0], 4, seed=1))
     wanted = SlidingTeacher().render(identity, unseen)
     asked = points(unseen)
@@ -96,7 +96,7 @@ def test_basis_and_mixer_find_unseen_slides(rendered, faces):
         found = student.motion(asked[:, :KEYPOINTS], asked[:, KEYPOINTS:]).field
     moves = moving_cells(wanted.motion_field, wanted.occlusion)
     distance = (found - wanted.motion_field).norm(dim=-1, keepdim=True) * NETWORK / 2
-    assert ((distance * moves).sum() / moves.sum()).item() < 1.5  # pixels; at rest it would be tens
+    assert ((distance * moves).sum() / moves.sum()).item() < 1.0  # pixels; at rest it would be tens
     assert np.isfinite(found.numpy()).all()
 
 

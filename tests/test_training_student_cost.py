@@ -4,7 +4,8 @@ import pytest
 
 from edge.errors import InputError
 from training.config import TIERS, StudentConfig
-from training.student.cost import DRIVER_GMACS, WIDTHS, student_config, student_cost
+from training.student.cost import WIDTHS, driver_gmacs, student_config, student_cost
+from training.student.person import ROUNDS
 from training.student.regions import ATLAS
 
 
@@ -22,19 +23,19 @@ def test_standard_stays_under_three_and_a_half_million_parameters():
 def test_modules_add_up_to_the_whole():
     cost = student_cost(student_config(TIERS["nano"]))
     parts = (
-        *("person.mixer", "person.basis", "person.place", "person.regions"),
+        *("person.follow", "person.place", "person.regions"),
         *("network.motion_trunk", "network.generator", "driver"),
     )
     assert sum(cost.modules[part] for part in parts) == pytest.approx(cost.gmacs, rel=0.01)
-    assert cost.modules["driver"] == pytest.approx(DRIVER_GMACS)
+    assert cost.modules["driver"] == pytest.approx(driver_gmacs())
 
 
 def test_uncounted_work_is_listed():
     config = student_config(TIERS["nano"])
     uncounted = student_cost(config).uncounted
-    # The layer (4 channels at 512); at 64 the features, the basis fields (2), what the motion network found and its
-    # hints. Mouth and eyes: over the frame (4 at 512), skin (4) and interior (3) in the atlas.
-    at_64 = (config.feature_channels + 2 + 4 + config.motion_channels) * 64**2
+    # The layer (4 channels at 512); at 64 the features, where cells came from (2, four times), what the motion network
+    # found and its hints. Mouth and eyes: over the frame (4 at 512), skin (4) and interior (3) in the atlas.
+    at_64 = (config.feature_channels + 2 * (1 + ROUNDS) + 4 + config.motion_channels) * 64**2
     assert uncounted["warp"] == 8 * 512**2 + at_64 + 7 * math.prod(ATLAS)
     assert {"resize", "activation", "shuffle"} <= uncounted.keys()
 

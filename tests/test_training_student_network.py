@@ -54,7 +54,6 @@ def test_heatmaps_peak_at_their_points():
 
 def test_fresh_student_at_rest_shows_the_photo(student, identity, pose):
     with torch.no_grad():
-        student.person.basis.weight.zero_()
         image = student(*pose)
     assert image.shape == (1, 3, NETWORK, NETWORK)
     assert image.dtype == torch.float32
@@ -78,7 +77,6 @@ def test_batches_and_single_frames_agree(student, pose):
 def test_matte_carries_the_layer_over_the_canvas(identity, pose):
     student = Student.untrained(student_config(TIERS["nano"])).bind(identity)
     with torch.no_grad():
-        student.person.basis.weight.zero_()
         student.person.canvas.fill_(0.25)
         student.person.layer[:, 3, :, : NETWORK // 2] = 0
         image = student(*pose)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from edge.errors import InputError
 from training.config import StudentConfig
-from training.student.driver import Driver
+from training.student.driver import Driver, FittedDriver, RigidDriver
 from training.student.network import Student
 
 DRIVER = "driver.safetensors"
@@ -82,7 +82,7 @@ def load_student(path: Path) -> tuple[Student, dict[str, Any]]:
 
 def save_driver(folder: Path, driver: Driver) -> None:
     """Write a driver beside the student."""
-    save_tensors(folder / DRIVER, {name: part for name, part in driver._asdict().items() if part is not None}, {})
+    save_tensors(folder / DRIVER, driver.state_dict(), {})
 
 
 def load_driver(folder: Path) -> Driver | None:
@@ -94,6 +94,10 @@ def load_driver(folder: Path) -> Driver | None:
     if not (folder / DRIVER).exists():
         return None
     tensors, _ = load_tensors(folder / DRIVER)
-    if set(tensors) not in ({"weight", "bias"}, set(Driver._fields)):
-        raise InputError(f"{folder / DRIVER} is no driver of this version. Make the avatar again.")
-    return Driver(**tensors)
+    try:
+        rigid = "reference" in tensors
+        driver = RigidDriver(tensors["reference"], tensors["keypoints"]) if rigid else FittedDriver(**tensors)
+        driver.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{folder / DRIVER} is no driver of this version. Make the avatar again.") from error
+    return driver.eval()

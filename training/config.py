@@ -33,10 +33,6 @@ class StudentConfig:
     """Residual blocks at 64 px, two convolutions each."""
     fine_blocks: int = 2
     """Residual blocks at 128 px, two convolutions each."""
-    centres: int = 512
-    """Example poses that the mixer of the basis fields compares with."""
-    code_size: int = 96
-    """Learned whole-face motions (basis fields) of this person."""
     volume_channels: int = 192
     """Channels of the teacher's appearance volume folded to 64 px: C*D*(H/64)^2. A photo has 192."""
 

@@ -1,4 +1,4 @@
-"""A student's start, found in closed form from the teacher's rendered track: layers, and the basis of their motion.
+"""A student's start, found in closed form from the teacher's rendered track: layers, and what they follow.
 
 The teacher's field jumps at the head's outline: inside it the photo moves, outside it rests. A coarse field cannot
 place that jump, but a matte warped at full resolution can. So the field is extended beyond the outline as if the
@@ -18,11 +18,10 @@ from training.student.person import Person, identity_grid, warp
 
 REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
-RIDGE, NARROW = 1e-2, 2.0
-"""Weight of the mixer's ridge, and how much narrower its bells are than the median distance of two poses.
-
-Wider bells and a tenth of the ridge err 5 % less on unseen motion, with weights in the thousands that cancel: in fp16
-they move the field by 2.5 pixels, these by 0.1 (docs/log.md)."""
+RIDGE = 1e-2
+"""Weight of the ridge that holds down how much a cell follows each point."""
+SPLAT = 256
+"""Width and height of the picture whose pixels say where cells of the photo have gone."""
 MATTE = 128
 """Width and height of the matte's first estimate."""
 
@@ -229,64 +228,56 @@ def fit_codes(person: Person, points: torch.Tensor) -> None:
         express.bias.copy_(-express.weight @ mean)
 
 
-def fit_basis(
-    person: Person,
-    points: torch.Tensor,
-    field: torch.Tensor,
-    moving: torch.Tensor,
-) -> None:
-    """Basis fields, and the mixer that finds their shares from keypoints and landmarks, both in closed form.
-
-    The basis is the principal components of what the pose leaves over, in the source's frame; cells that move often
-    count most. The mixer is the kernel ridge regression of the components' coefficients.
+def fit_follow(person: Person, points: torch.Tensor, field: torch.Tensor, moving: torch.Tensor) -> None:
+    """How much each cell of the photo follows each point: ridge regression over the track, both axes together.
 
     Args:
-        person: bound; its `basis` and `mixer` are set.
+        person: bound; its `follow` is set.
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         field: float32 [T, 64, 64, 2], extended.
-        moving: float32 [T, 64, 64, 1].
+        moving: float32 [T, 64, 64, 1]; cells that move count twenty times as much as the others.
     """
+    pulls, back = [], []
     with torch.no_grad():
-        pose = person.pose(points[:, :KEYPOINTS])
-        inputs = person.asked(points, person.pose.align(points, pose) - person.source_points)
-        # Each cell of the source's frame asks the driving frame, at its posed place, where it was read from.
-        driving_centre, matrix = pose
-        asked = (person.grid - person.pose.centre) @ torch.linalg.inv(matrix) + driving_centre
-        asked = asked.view(-1, FIELD, FIELD, 2)
-        turned = person.pose.align(person.grid, pose).view(-1, FIELD, FIELD, 2)
-        seen = warp(torch.cat([field - turned, moving], -1).permute(0, 3, 1, 2), asked)
-        often = (seen[:, 2].mean(0) + 0.02).sqrt()[..., None].expand(FIELD, FIELD, 2).flatten()
-        displacement = seen[:, :2].permute(0, 2, 3, 1).flatten(1)
-    mean = displacement.mean(0)
-    # T frames are fewer than 8192 numbers, so the eigenvectors of the T × T Gram matrix give the components.
-    centred = ((displacement - mean) * often).double()
-    values, vectors = torch.linalg.eigh(centred @ centred.T)
-    size = min(person.config.code_size, len(field))
-    values, vectors = values.flip(0)[:size].clamp(min=1e-9), vectors.flip(1)[:, :size]
-    spread = (values / len(field)).sqrt()
-    components = (vectors / values.sqrt()).T @ centred * spread[:, None]
-    with torch.no_grad():
-        person.basis.bias.copy_(mean)
-        person.basis.weight.zero_()
-        person.basis.weight[:, :size] = (components / often).T.float()
-    wanted = vectors * math.sqrt(len(field))
-    mixer = person.mixer
-    with torch.no_grad():
-        # Examples spread over the track are the bells' centres; unused ones lie where no pose comes.
-        count = mixer.centres.shape[1]
-        chosen = torch.linspace(0, len(inputs) - 1, min(count, len(inputs))).long()
-        centres = inputs[chosen.to(inputs.device)]
-        mixer.scale.fill_(NARROW / float(torch.cdist(centres, centres).median().clamp(min=1e-3)))
-        mixer.centres.fill_(4.0).narrow(1, 0, len(centres)).copy_((centres * mixer.scale).T)
-        mixer.square.copy_(mixer.centres.square().sum(0, keepdim=True))
-        features = mixer.features(inputs).double()
-        features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
-        # Ridge: the bells are held by their kernel matrix, the linear part by its size.
-        hold = 10 * torch.eye(features.shape[1]).to(features)
-        hold[:count, :count] = mixer.features(mixer.centres.T / mixer.scale)[:, :count].double()
-        hold[:count, :count] += 1e-6 * torch.eye(count).to(hold)
-        solution = torch.linalg.solve(features.T @ features + RIDGE * hold, features.T @ wanted)
-        mixer.shares.weight.zero_()
-        mixer.shares.bias.zero_()
-        mixer.shares.weight[:size] = solution[:-1].T.float()
-        mixer.shares.bias[:size] = solution[-1].float()
+        for some, seen, moves in zip(points.split(64), field.split(64), moving.split(64), strict=True):
+            pose = person.pose(some[:, :KEYPOINTS])
+            pulls.append(person.pulls(person.pose.align(some, pose) - person.source_points, pose).flatten(0, 1))
+            back.append(_ways_back(person, pose, seen, 0.05 + 0.95 * moves).flatten(0, 1))
+        heard, wanted = torch.cat(pulls).double(), torch.cat(back).double()
+        hold = RIDGE * torch.eye(heard.shape[1]).to(heard)
+        person.follow.weight.copy_(torch.linalg.solve(heard.T @ heard + hold, heard.T @ wanted).T)
+
+
+def _ways_back(
+    person: Person, pose: tuple[torch.Tensor, torch.Tensor], field: torch.Tensor, counts: torch.Tensor
+) -> torch.Tensor:
+    """Which way cells of the photo have to go to be back, in the source's frame: [N, 2, 4096].
+
+    A field says where pixels of the frame came from; here each is laid down at the cell of the photo that it came
+    from. Cells that no pixel shows do as those around them.
+    """
+    fine = F.interpolate(field.permute(0, 3, 1, 2), (SPLAT, SPLAT), mode="bilinear", align_corners=True)
+    weight = F.interpolate(counts.permute(0, 3, 1, 2), (SPLAT, SPLAT), mode="nearest").flatten(2)
+    came_from = fine.flatten(2)
+    there = person.pose.align(identity_grid(SPLAT).to(field).flatten(1, 2), pose).mT
+    carried = torch.cat([(came_from - there) * weight, weight], 1)
+    cells = (came_from + 1) * ((FIELD - 1) / 2)
+    corner = cells.floor()
+    share = cells - corner
+    total = field.new_zeros(len(field), 3, FIELD * FIELD)
+    for right in (0, 1):
+        for below in (0, 1):
+            x, y = corner[:, 0:1] + right, corner[:, 1:2] + below
+            within = (x >= 0) & (x < FIELD) & (y >= 0) & (y < FIELD)
+            part = (1 - right - share[:, 0:1]).abs() * (1 - below - share[:, 1:2]).abs() * within
+            place = (y * FIELD + x).clamp(0, FIELD * FIELD - 1).long().expand(-1, 3, -1)
+            total.scatter_add_(2, place, carried * part)
+    levels = [total.view(-1, 3, FIELD, FIELD)]
+    while levels[-1].shape[-1] > 2:
+        levels.append(F.avg_pool2d(levels[-1], 2))
+    filled = levels[-1][:, :2] / levels[-1][:, 2:].clamp(min=1e-6)
+    for level in reversed(levels[:-1]):
+        around = F.interpolate(filled, level.shape[2:], mode="bilinear", align_corners=False)
+        known = (2 * level[:, 2:]).clamp(max=1)
+        filled = known * level[:, :2] / level[:, 2:].clamp(min=1e-6) + (1 - known) * around
+    return filled.flatten(2)

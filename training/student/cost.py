@@ -17,13 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edge.errors import InputError
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, NETWORK
-from edge.topology import LANDMARKS
+from edge.topology import LANDMARKS, STABLE
 from training.config import TIERS, StudentConfig
+from training.student.driver import RigidDriver
 from training.student.network import Student
-
-DRIVER_GMACS = LANDMARKS * 3 * KEYPOINTS * 2 / 1e9
-"""The driver's linear map landmarks → keypoints."""
-
 
 WIDTHS = (
     (16, 16, 16), (16, 24, 16), (16, 32, 16), (32, 48, 16), (32, 48, 32), (32, 64, 32), (32, 80, 32), (32, 96, 32),
@@ -99,11 +96,21 @@ def count(build: Callable[[], Student]) -> Cost:
         for name, ops in counter.get_flop_counts().items()
         if "." in name
     }
-    modules["driver"] = DRIVER_GMACS
-    gmacs = counter.get_total_flops() / 2e9 + DRIVER_GMACS
+    modules["driver"] = driver_gmacs()
+    gmacs = counter.get_total_flops() / 2e9 + modules["driver"]
     parameters = sum(p.numel() for n, p in student.named_parameters() if not n.startswith("network.distributor."))
     parameters -= 3 * NETWORK * NETWORK  # the photo in the layer is the person's, not learned
     return Cost(gmacs, 2 * gmacs, parameters, modules, elements.total)
+
+
+@lru_cache
+def driver_gmacs() -> float:
+    """What a driver's pose fit multiplies in a frame."""
+    driver = RigidDriver(torch.rand(len(STABLE), 3), torch.rand(KEYPOINTS, 3))
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        driver(torch.rand(1, LANDMARKS, 3))
+    return counter.get_total_flops() / 2e9
 
 
 @lru_cache

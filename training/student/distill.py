@@ -10,7 +10,7 @@ What the teacher delivers, and the switch of `DistilConfig` that takes it away (
 
 Perceptual and head pose loss need networks, which are passed likewise.
 
-What it does: renders the tracks once into the run folder; fits the basis fields in closed form; teaches the motion
+What it does: renders the tracks once into the run folder; finds in closed form what follows what; teaches the motion
 network alone; then trains everything end to end on pixels, until mouth and eyes get no better (`schedule`). A painter
 whose units fall silent is noticed, and taken back to where it was healthy. What it does not: landmarks, retargeting,
 export.
@@ -49,8 +49,8 @@ from training.student.closed_form import (
     find_canvas,
     find_inside,
     find_matte,
-    fit_basis,
     fit_codes,
+    fit_follow,
     fit_regions,
     moving_cells,
     refine_layers,
@@ -285,15 +285,17 @@ def _window(step: int, config: DistilConfig) -> tuple[Window, Window]:
     """Where frames are compared in this step, and the larger part that is painted for it.
 
     A quarter of the pixels costs a quarter of the time, so four times as many poses are seen. The margin keeps
-    the convolutions' padding, which a whole frame has at its border alone, out of the comparison.
+    the convolutions' padding, which a whole frame has at its border alone, out of the comparison; a window at the
+    frame's border has none there.
     """
     if config.window >= NETWORK:
         whole = Window(0, 0, NETWORK)
         return whole, whole
-    size = config.window + 2 * MARGIN
     rng = np.random.default_rng((config.seed, 1, step))
-    top, left = (CELL_PX * int(place) for place in rng.integers(0, (NETWORK - size) // CELL_PX + 1, 2))
-    return Window(top + MARGIN, left + MARGIN, config.window), Window(top, left, size)
+    top, left = (CELL_PX * int(place) for place in rng.integers(0, (NETWORK - config.window) // CELL_PX + 1, 2))
+    size = min(config.window + 2 * MARGIN, NETWORK)
+    above, before = (min(max(start - MARGIN, 0), NETWORK - size) for start in (top, left))
+    return Window(top, left, config.window), Window(above, before, size)
 
 
 def weights_at(step: int, weights: LossWeights) -> LossWeights:
@@ -464,11 +466,10 @@ def distil(
     trunks = (*network.trunks(), person.regions)
     for trunk in trunks:
         trunk.to(memory_format=torch.channels_last)
-    # Learning rates follow the size of what is learned: basis fields and textures are right from the start.
+    # Learning rates follow the size of what is learned: what cells follow, and textures, are right from the start.
     groups = [
         ([*network.motion_trunk.parameters(), *person.express.parameters(), *person.place.parameters()], 0.5),
-        (person.mixer.parameters(), 0.02),
-        (person.basis.parameters(), 0.01),
+        (person.follow.parameters(), 0.01),
         # Large steps kill a rectified trunk: at 0.5 nine units in ten never woke again.
         (network.generator.parameters(), 0.25),
         (network.distributor.parameters(), 0.25),
@@ -512,7 +513,7 @@ def distil(
         everything = _load_motion(training, slice(None), student, config)
         points = torch.cat([everything.keypoints, everything.local_landmarks], 1)
         fit_codes(person, points)
-        fit_basis(person, points, targets.field.to(device), targets.moving.to(device))
+        fit_follow(person, points, targets.field.to(device), targets.moving.to(device))
         fit_regions(person, points, identity.source_image[None].to(device).float())
         with torch.no_grad():
             person.layer[:, 3:] = matte
@@ -559,11 +560,13 @@ def distil(
             window, around = _window(step, replace(config, window=NETWORK) if whole else config)
             batch = _load(training._replace(frames=window.of(training.frames)), rows, student, config)
             features = network.distributor(volume)
-            inner = slice(window.top - around.top, window.top - around.top + window.size)
+            rows_in, columns_in = (
+                slice(start, start + window.size) for start in (window.top - around.top, window.left - around.left)
+            )
             made = student.animate(batch.keypoints, batch.local_landmarks, features, around)
             weights = weights_at(step, config.weights)
             terms = student_loss(
-                made.image[..., inner, inner],
+                made.image[..., rows_in, columns_in],
                 batch.frames,
                 batch.local_landmarks,
                 weights,

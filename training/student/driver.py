@@ -1,16 +1,15 @@
 """The driver net: landmarks → keypoints, all that a phone needs of MEM (design of the student's door, paper Sec. 3.2).
 
-For the mesh teacher it is an exact linear map. For Φ it is a linear map and a small hidden layer, fitted to the
-keypoints that MEM found in the frames of one person's track: `fit_driver`.
+A teacher that moves keypoints with the head alone has an exact one, `RigidDriver`. For Φ, `fit_driver` fits one to the
+keypoints that MEM found in the frames of one person's track: a linear map and a small hidden layer.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from edge import topology as topo
+from edge.motion import DEPTH_WEIGHT
 from edge.spec import KEYPOINTS
 
 HIDDEN = 64
@@ -19,32 +18,130 @@ COMPONENTS = 48
 """Principal components of the landmarks that the fit looks at."""
 LOOKED_AT = np.unique(np.concatenate([topo.LOCAL, topo.STABLE, topo.FACE_OVAL]))
 """Landmarks that a fitted driver reads."""
+ROUNDS, NEWTON_STEPS = 4, 4
+"""Rounds of the pose fit, as in `edge.motion.fit_similarity`, and Newton steps of each: from three on, keypoints are
+within a hundredth of a pixel."""
 
 
-class Driver(NamedTuple):
-    """keypoints = weight · c + bias + outer · relu(inner · c + inner_bias), c the 478 × 3 numbers of a face."""
+class Driver(nn.Module):
+    """Landmarks float32 [N, 478, 3], crop coordinates → keypoints [N, K, 2]. All it knows are its buffers."""
+
+    def finite(self) -> bool:
+        """Whether all its numbers are."""
+        return all(bool(torch.isfinite(part).all()) for part in self.buffers())
+
+    def faces(self, landmarks: torch.Tensor) -> torch.Tensor:
+        """Landmarks [N, 478, 3] as near a face as this driver needs them, made of any: to compare runtimes on."""
+        return landmarks
+
+
+class RigidDriver(Driver):
+    """Keypoints fixed to the head: the pose of the stable landmarks takes them along, s · R · x + t.
+
+    The same pose as `edge.motion.fit_similarity` finds, depth weighed as there, from plain products that every runtime
+    has: the rotation is the orthogonal factor of a 3 × 3 matrix, by Newton's iteration with scaling (Higham 1986).
+    """
+
+    stable: torch.Tensor
+    reference: torch.Tensor
+    centre: torch.Tensor
+    keypoints: torch.Tensor
+    cofactors: torch.Tensor
+
+    def __init__(self, reference: torch.Tensor, keypoints: torch.Tensor) -> None:
+        """Of the photo: stable landmarks float32 [32, 3] and keypoints [K, 3], crop coordinates."""
+        super().__init__()
+        centre = reference.mean(0, keepdim=True)
+        self.register_buffer("reference", reference - centre)
+        self.register_buffer("centre", centre)
+        self.register_buffer("keypoints", keypoints - centre)
+        self.register_buffer("stable", torch.from_numpy(topo.STABLE), persistent=False)
+        self.register_buffer("cofactors", _cofactors(), persistent=False)
+
+    def posed(self, landmarks: torch.Tensor) -> torch.Tensor:
+        """Landmarks [N, 478, 3] → keypoints with their depth, [N, K, 3]."""
+        points = landmarks.index_select(1, self.stable)
+        plane, measured = points[:, :, :2], points[:, :, 2:]
+        depth = measured
+        for round_ in range(ROUNDS):
+            target = torch.cat([plane, depth], 2)
+            middle = target.mean(1, keepdim=True)
+            # Columns of `turn` are the driving axes: points of the reference are turned as rows.
+            spread = torch.matmul(self.reference.T, target - middle)
+            rotation = self._rotation(spread)
+            scale = (rotation * spread).sum((1, 2), keepdim=True) / self.reference.square().sum()
+            turn = rotation * scale
+            if round_ + 1 < ROUNDS:
+                fitted = torch.matmul(self.reference, turn[:, :, 2:]) + middle[:, :, 2:]
+                depth = DEPTH_WEIGHT * measured + (1 - DEPTH_WEIGHT) * fitted
+        return torch.matmul(self.keypoints, turn) + middle
+
+    def forward(self, landmarks: torch.Tensor) -> torch.Tensor:
+        """Landmarks [N, 478, 3] → keypoints [N, K, 2]."""
+        return self.posed(landmarks)[:, :, :2]
+
+    def _rotation(self, matrix: torch.Tensor) -> torch.Tensor:
+        """The orthogonal factor of [N, 3, 3], the rotation nearest to it."""
+        flat = matrix.reshape(-1, 9)
+        for _ in range(NEWTON_STEPS):
+            terms = torch.matmul(flat, self.cofactors)
+            cofactors = terms[:, 0:9] * terms[:, 9:18] - terms[:, 18:27] * terms[:, 27:36]
+            determinant = (flat * cofactors).sum(1, keepdim=True) / 3
+            inverse = cofactors / determinant  # transposed
+            size, other = flat.square().sum(1, keepdim=True), inverse.square().sum(1, keepdim=True)
+            balance = (other / size).sqrt().sqrt()
+            flat = 0.5 * (flat * balance + inverse / balance)
+        return flat.reshape(-1, 3, 3)
+
+    def faces(self, landmarks: torch.Tensor) -> torch.Tensor:
+        """As `Driver.faces`: its own stable points, all moved a little."""
+        own = torch.zeros_like(landmarks)
+        own[:, self.stable] = self.reference + self.centre
+        return own + 0.1 * landmarks
+
+
+def _cofactors() -> torch.Tensor:
+    """float32 [9, 36]: the four factors of each cofactor of a flattened 3 × 3 matrix."""
+    chosen = torch.zeros(9, 4, 9)
+    for row in range(3):
+        for column in range(3):
+            (up, down), (left, right) = (((at + 1) % 3, (at + 2) % 3) for at in (row, column))
+            for factor, (i, j) in enumerate(((up, left), (down, right), (up, right), (down, left))):
+                chosen[3 * i + j, factor, 3 * row + column] = 1
+    return chosen.reshape(9, 36)
+
+
+class FittedDriver(Driver):
+    """keypoints = weight · c + bias + outer · relu(inner · c + inner_bias), c what it reads of the 478 × 3 numbers."""
 
     weight: torch.Tensor
-    """float32 [K * 2, 478 * 3]."""
     bias: torch.Tensor
-    """float32 [K * 2]."""
-    inner: torch.Tensor | None = None
-    """float32 [HIDDEN, 478 * 3], or None: there is no hidden layer."""
-    inner_bias: torch.Tensor | None = None
-    """float32 [HIDDEN]."""
-    outer: torch.Tensor | None = None
-    """float32 [K * 2, HIDDEN]."""
+    inner: torch.Tensor
+    inner_bias: torch.Tensor
+    outer: torch.Tensor
 
-    def __call__(self, landmarks: torch.Tensor) -> torch.Tensor:
-        """Landmarks float32 [N, 478, 3], crop coordinates → keypoints [N, K, 2]."""
-        flat = landmarks.flatten(1)
-        points = flat @ self.weight.T + self.bias
-        if self.inner is not None:
-            points = points + torch.relu(flat @ self.inner.T + self.inner_bias) @ self.outer.T
-        return points.view(-1, KEYPOINTS, 2)
+    def __init__(
+        self, weight: torch.Tensor, bias: torch.Tensor, inner: torch.Tensor, inner_bias: torch.Tensor,
+        outer: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """float32 [3 · read, K · 2], [K · 2], [3 · read, HIDDEN], [HIDDEN], [HIDDEN, K · 2]."""
+        super().__init__()
+        named = {"weight": weight, "bias": bias, "inner": inner, "inner_bias": inner_bias, "outer": outer}
+        for name, part in named.items():
+            self.register_buffer(name, part.float().contiguous())
+        self.register_buffer("read", torch.from_numpy(LOOKED_AT), persistent=False)
+
+    def forward(self, landmarks: torch.Tensor) -> torch.Tensor:
+        """Landmarks [N, 478, 3] → keypoints [N, K, 2]."""
+        seen = landmarks.index_select(1, self.read).flatten(1)
+        points = torch.matmul(seen, self.weight) + self.bias
+        points = points + torch.matmul(torch.relu(torch.matmul(seen, self.inner) + self.inner_bias), self.outer)
+        return points.reshape(-1, KEYPOINTS, 2)
 
 
-def fit_driver(landmarks: torch.Tensor, keypoints: torch.Tensor, *, steps: int = 800, ridge: float = 1e-5) -> Driver:
+def fit_driver(
+    landmarks: torch.Tensor, keypoints: torch.Tensor, *, steps: int = 800, ridge: float = 1e-5
+) -> FittedDriver:
     """The driver that gives these keypoints for these landmarks: ridge regression, then a hidden layer for the rest.
 
     Args:
@@ -53,9 +150,8 @@ def fit_driver(landmarks: torch.Tensor, keypoints: torch.Tensor, *, steps: int =
         steps: of the hidden layer's training, on all frames at once; seconds.
         ridge: its weight, where the first component's spread is 1.
     """
-    columns = torch.from_numpy((LOOKED_AT[:, None] * 3 + np.arange(3)).ravel())
-    flat, wanted = landmarks.flatten(1).double(), keypoints.flatten(1).double()
-    seen = flat[:, columns]
+    seen = landmarks[:, torch.from_numpy(LOOKED_AT)].flatten(1).double()
+    wanted = keypoints.flatten(1).double()
     mean = seen.mean(0)
     _, spread, axes = torch.linalg.svd(seen - mean, full_matrices=False)
     # One scale for all components: those that hardly move stay small, and the ridge holds their weights down. Brought
@@ -84,19 +180,12 @@ def fit_driver(landmarks: torch.Tensor, keypoints: torch.Tensor, *, steps: int =
             optimiser.step()
             schedule.step()
 
-    def spread_out(weight: torch.Tensor) -> torch.Tensor:
-        """Weights on components as weights on all numbers of a face."""
-        full = torch.zeros(len(weight), flat.shape[1], dtype=torch.float64)
-        full[:, columns] = weight.detach().double() @ project.T
-        return full
-
-    weight, inner_weight = spread_out(linear[:-1].T), spread_out(inner.weight)
-    at_mean = torch.zeros(flat.shape[1], dtype=torch.float64)
-    at_mean[columns] = mean
-    return Driver(
-        weight.float(),
-        (linear[-1] - weight @ at_mean + outer.bias.detach().double()).float(),
-        inner_weight.float(),
-        (inner.bias.detach().double() - inner_weight @ at_mean).float(),
-        outer.weight.detach().clone(),
-    )
+    with torch.no_grad():  # weights on components as weights on what is read
+        weight, inner_weight = project @ linear[:-1], project @ inner.weight.double().T
+        return FittedDriver(
+            weight,
+            linear[-1] - mean @ weight + outer.bias.double(),
+            inner_weight,
+            inner.bias.double() - mean @ inner_weight,
+            outer.weight.T.clone(),
+        )

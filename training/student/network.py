@@ -1,6 +1,6 @@
 """The student φ: the network that runs on the phone, one person each (paper Sec. 3.2).
 
-    keypoints, local landmarks ─▶ person's code: pose, offsets, basis fields
+    keypoints, local landmarks ─▶ person's code: pose, offsets, what follows them
     heat-maps, offsets ─▶ dense motion network ─▶ choice of motions ─▶ warp by the pose ─▶ motion field, occlusion
     motion field ─┬─▶ warp of F_2D at 64 px ─────────────────▶ generator at 64 and 128 px ─▶ colour, keep
                   └─▶ warp of the layer (RGBA) at 512 px ──┬───────▲
@@ -183,7 +183,7 @@ class Network(nn.Module):
         self.distributor = AppearanceDistributor(config.volume_channels, config.feature_channels)
         nn.init.zeros_(self.motion_trunk.heads.weight)
         nn.init.zeros_(self.motion_trunk.heads.bias)
-        # At first every cell follows the basis fields (98 %): they are right within seconds.
+        # At first every cell follows as the person says (98 %): that is right before any training.
         nn.init.constant_(self.motion_trunk.heads.bias[POINTS : POINTS + 1], 8.5)
 
     def trunks(self) -> tuple[Trunk, ...]:
@@ -194,17 +194,17 @@ class Network(nn.Module):
         """Dense motion from what a person makes of driving points."""
         hints, heads = self.motion_trunk(code.heat, code.place)
         logits = heads[:, : POINTS + 1].flatten(2).transpose(1, 2)
-        # Candidate motions of a cell: that of one keypoint or local landmark, or that of the basis fields.
+        # Candidate motions of a cell: that of one keypoint or local landmark, or the person's own.
         assignment = torch.softmax(logits, -1)
         follow = torch.bmm(assignment[:, :, :POINTS], -code.offsets)
-        found = torch.cat([follow, assignment[:, :, POINTS:]], 2).transpose(1, 2).reshape(-1, 3, HEATMAP, HEATMAP)
+        found = torch.cat([follow, assignment[:, :, POINTS:]], 2).transpose(1, 2).reshape(-1, 3, *heads.shape[2:])
         rest = heads[:, POINTS + 1 : POINTS + 3] * CELL
         maps = torch.cat([found[:, 0:2] + rest, found[:, 2:3], heads[:, POINTS + 3 :], hints], 1)
 
         # From the source's frame to the driving one: everything found so far is turned with the head, and read at
         # 64 px from maps of 32.
         moved = warp(maps, code.turned)
-        displacement = moved[:, 0:2] + moved[:, 2:3] * warp(code.base, code.turned)
+        displacement = moved[:, 0:2] + moved[:, 2:3] * code.base
         field = code.turned + displacement.permute(0, 2, 3, 1)
         return Motion(field, torch.sigmoid(moved[:, 3:4]), moved[:, 4:])
 

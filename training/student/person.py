@@ -1,7 +1,7 @@
 """A person φ draws: all of a student that depends on one face, apart from the network that draws it.
 
     source points ─▶ pose: shift, turn and size of the head, in closed form
-    offsets from them ─┬─▶ mixer ─▶ basis fields: whole-face motions
+    offsets from them ─┬─▶ follow: the motion of all cells, each with the points it hangs on
                        └─▶ express ─▶ maps that tell the network where what moves
     layer (RGBA), canvas: pictures;  F_2D: what the teacher's appearance volume was pressed to
     regions: pictures of mouth and eyes (training/student/regions.py)
@@ -30,6 +30,12 @@ EXPRESSION_CODES = 16
 SIGMA = 0.1
 """Width of a heat-map's bell, in crop coordinates (the crop is 2 wide)."""
 POINTS = KEYPOINTS + LOCAL_LANDMARKS
+ANCHORS = ((-1.0, -1.0), (1.0, -1.0), (0.0, 1.0))
+"""Points of the frame that stay where they are: shoulders hang on them more than on the head. Three give every
+affine motion of the frame against the head."""
+ROUNDS = 3
+"""Times that a cell looks again where it came from. On real clips: 1.7 px of error after one, 1.3 after three, 1.3
+after eight (docs/log.md)."""
 
 
 class Window(NamedTuple):
@@ -102,9 +108,9 @@ class Code(NamedTuple):
     place: torch.Tensor
     """Learned maps of the expression, where it matters: [N, C, 32, 32]."""
     asked: torch.Tensor
-    """What mixer and regions hear of all that: [N, inputs]."""
+    """What the regions hear of all that: [N, inputs]."""
     base: torch.Tensor
-    """The basis fields' displacement in the source's frame: [N, 2, 64, 64]."""
+    """Where each cell of the driving frame came from, in the source's frame, beside `turned`: [N, 2, 64, 64]."""
     turned: torch.Tensor
     """The field of the pose alone: cells of the driving frame in the source's frame, [N, 64, 64, 2]."""
 
@@ -147,37 +153,11 @@ class Pose(nn.Module):
         return torch.bmm(points - driving_centre, matrix) + self.centre
 
 
-class Mixer(nn.Module):
-    """How much of each basis field a pose and expression asks for: a kernel regression (bells and a linear part).
-
-    Kernel ridge regression has a closed form (`closed_form.fit_basis`) and on a few hundred examples errs half as
-    much as a small network trained for a thousand times as long.
-    """
-
-    def __init__(self, inputs: int, centres: int, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.ones(1))
-        self.register_buffer("centres", torch.zeros(inputs, centres))
-        self.register_buffer("square", torch.zeros(1, centres))
-        self.register_buffer("total", torch.ones(inputs, 1), persistent=False)
-        self.shares = nn.Linear(centres + inputs, outputs)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Offsets [N, inputs] → a bell around each centre, and the scaled offsets: [N, centres + inputs]."""
-        x = x * self.scale
-        distance = torch.matmul(x.square(), self.total) + self.square - 2 * torch.matmul(x, self.centres)
-        return torch.cat([torch.exp(-0.5 * distance), x], 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Offsets [N, inputs] → shares [N, outputs]."""
-        return self.shares(self.features(x))
-
-
 class Person(nn.Module):
     """What a student knows of one face: where its points are, how it moves, what it looks like.
 
-    `bind` takes it from the teacher's identity; `training.student.closed_form` finds better starts of pictures, basis
-    and codes, and distillation the rest.
+    `bind` takes it from the teacher's identity; `training.student.closed_form` finds what follows what, and better
+    starts of pictures and codes; distillation finds the rest.
     """
 
     source_points: torch.Tensor
@@ -188,13 +168,15 @@ class Person(nn.Module):
     """F_2D: [1, C, 64, 64]."""
     axis: torch.Tensor
     grid: torch.Tensor
+    anchors: torch.Tensor
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
         self.pose = Pose()
-        self.mixer = Mixer(2 * POINTS + 2 * KEYPOINTS, config.centres, config.code_size)
-        self.basis = nn.Linear(config.code_size, FIELD * FIELD * 2)
+        # How much each cell of the photo follows each point, for both axes alike: linear blend skinning. A rigid head
+        # and a face between its landmarks move just so, in poses that no track has shown, too.
+        self.follow = nn.Linear(POINTS + len(ANCHORS), FIELD * FIELD, bias=False)
         # A heat-map says roughly where a point is, and a lid that falls by eight pixels hardly changes it. So the
         # offsets also go straight to where they matter: through a handful of codes to learned maps.
         self.express = nn.Linear(2 * POINTS, EXPRESSION_CODES)
@@ -202,8 +184,7 @@ class Person(nn.Module):
         self.regions = Regions(config.fine_channels, 2 * POINTS + 2 * KEYPOINTS)
         self.layer = nn.Parameter(torch.zeros(1, 4, NETWORK, NETWORK))
         self.canvas = nn.Parameter(torch.zeros(1, 3, NETWORK, NETWORK))
-        nn.init.zeros_(self.basis.bias)
-        nn.init.normal_(self.basis.weight, std=1e-3)
+        nn.init.normal_(self.follow.weight, std=1e-3)
         nn.init.zeros_(self.express.bias)
         nn.init.normal_(self.place.weight, std=0.1)
         nn.init.zeros_(self.place.bias)
@@ -213,6 +194,7 @@ class Person(nn.Module):
         self.register_buffer("appearance_features", torch.zeros(1, config.feature_channels, FIELD, FIELD))
         self.register_buffer("axis", torch.linspace(-1, 1, HEATMAP), persistent=False)
         self.register_buffer("grid", identity_grid(FIELD).flatten(1, 2), persistent=False)
+        self.register_buffer("anchors", torch.tensor(ANCHORS)[None], persistent=False)
 
     @torch.no_grad()
     def bind(self, identity: Identity) -> "Person":
@@ -228,7 +210,7 @@ class Person(nn.Module):
         return self
 
     def asked(self, points: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """What the mixer hears of points [N, K + M, 2]: their offsets, and where the keypoints stand, [N, inputs]."""
+        """What the regions hear of points [N, K + M, 2]: their offsets, and where the keypoints stand, [N, inputs]."""
         posed = (points - self.source_points)[:, :KEYPOINTS]
         return torch.cat([offsets.flatten(1), posed.flatten(1)], 1)
 
@@ -238,15 +220,29 @@ class Person(nn.Module):
         pose = self.pose(keypoints)
         aligned = self.pose.align(points, pose)
         offsets = aligned - self.source_points
-        asked = self.asked(points, offsets)
-        share = self.mixer(asked)
-        # Whole-face motions, mixed by a code. Nearly free (0.5 MMAC) and what makes a student useful within a minute;
-        # the network's convolutions then place edges.
-        base = self.basis(share).reshape(-1, FIELD, FIELD, 2).permute(0, 3, 1, 2)
+        turned = self.pose.align(self.grid, pose).reshape(-1, FIELD, FIELD, 2)
+        base = self.came_from(self.pulls(offsets, pose), turned)
         # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.config.motion_channels, HEATMAP, HEATMAP)
         heat = heatmaps(aligned, self.axis) - self.source_heat
-        return Code(heat, offsets, place, asked, base, self.pose.align(self.grid, pose).reshape(-1, FIELD, FIELD, 2))
+        return Code(heat, offsets, place, self.asked(points, offsets), base, turned)
+
+    def pulls(self, offsets: torch.Tensor, pose: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """What `follow` hears: how far points [N, K + M, 2] and anchors have to go to be back, [N, 2, K + M + A]."""
+        anchors = self.pose.align(self.anchors, pose) - self.anchors
+        return -torch.cat([offsets, anchors], 1).transpose(1, 2)
+
+    def came_from(self, pulls: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
+        """Where cells of the driving frame came from in the source's, beside `turned` [N, 64, 64, 2].
+
+        `follow` knows where a cell of the *photo* has gone, and so which way back. A cell of the frame first asks what
+        now lies beneath it, goes that way, and asks again there.
+        """
+        back = self.follow(pulls).reshape(-1, 2, FIELD, FIELD)
+        found = warp(back, turned)
+        for _ in range(ROUNDS):
+            found = warp(back, turned + found.permute(0, 2, 3, 1))
+        return found
 
     def draft(self, field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
         """The layer, moved, over the canvas: field [N, 64, 64, 2] → [N, 3, 512, 512], or a window of it."""

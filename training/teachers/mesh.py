@@ -18,17 +18,18 @@ import torch.nn.functional as F
 
 from edge import topology as topo
 from edge.motion import fit_similarity
-from edge.spec import FIELD, KEYPOINTS, NETWORK
-from training.student.driver import Driver
+from edge.spec import FIELD, NETWORK
+from training.student.driver import RigidDriver
 from training.teachers import Identity, Rendering
 from training.teachers.eyes import EYES, pose_eyeball, pose_lid
 from training.teachers.mouth import pose_mouth
-from training.teachers.parts import HALF, MARGIN, Array, Part, Pose, to_pixels
+from training.teachers.parts import HALF, MARGIN, Array, Part, Pose, to_crop, to_pixels
 from training.teachers.proxy import Proxy, build_proxy
 from training.teachers.raster import Fragments, rasterise
 
-VERSION = 3
-"""Counted up with whatever draws another frame; a test compares three (tests/golden/make_frames.py)."""
+VERSION = 4
+"""Counted up with whatever draws another frame or places a keypoint elsewhere; a test compares three frames
+(tests/golden/make_frames.py)."""
 
 _Frame = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Frame [3, 512, 512], motion field [64, 64, 2], occlusion [1, 64, 64]."""
@@ -57,23 +58,19 @@ class MeshTeacher:
         image = (source_image.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
         points = to_pixels(source_landmarks.cpu().numpy())
         proxy = build_proxy(image, points, self.device)
-        keypoints = torch.from_numpy(proxy.keypoint_weights @ source_landmarks.cpu().numpy()[topo.STABLE])
-        return Identity(source_image, source_landmarks, keypoints, source_image[:, None], proxy)
+        keypoints = to_crop(proxy.keypoints)
+        return Identity(source_image, source_landmarks, torch.from_numpy(keypoints), source_image[:, None], proxy)
 
-    def driver(self, identity: Identity) -> Driver:
-        """Landmarks → 2-D keypoints as an exact linear map."""
-        weights = identity.binding.keypoint_weights
-        full = np.zeros((KEYPOINTS, 2, topo.LANDMARKS, 3), np.float32)
-        for axis in (0, 1):
-            full[:, axis, topo.STABLE, axis] = weights
-        return Driver(torch.from_numpy(full.reshape(KEYPOINTS * 2, -1)), torch.zeros(KEYPOINTS * 2))
+    def driver(self, identity: Identity) -> RigidDriver:
+        """Keypoints are fixed to the head, which is posed as `render` poses it."""
+        return RigidDriver(identity.source_landmarks[torch.from_numpy(topo.STABLE)].cpu().float(), identity.keypoints)
 
     @torch.no_grad()
     def render(self, identity: Identity, landmarks: torch.Tensor, images: torch.Tensor | None = None) -> Rendering:
         """Animate by landmarks alone: float32 [N, 478, 3], crop coordinates, already retargeted to this person."""
         proxy: Proxy = identity.binding
         driving = landmarks.cpu().numpy()
-        keypoints = torch.from_numpy(np.einsum("ks,nsd->nkd", proxy.keypoint_weights, driving[:, topo.STABLE])).float()
+        keypoints = self.driver(identity).posed(landmarks.cpu().float())
         drawn = _side_by_side(lambda points: _draw(proxy, points), to_pixels(driving), proxy.atlas.device)
         frames, fields, occlusions = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         return Rendering(frames, keypoints, fields, occlusions)

@@ -54,6 +54,13 @@ def to_pixels(landmarks: Array) -> Array:
     return pixels
 
 
+def to_crop(points: Array) -> Array:
+    """Pixels of the crop [..., 3] → crop coordinates."""
+    coordinates = points / np.float32(HALF)
+    coordinates[..., :2] -= 1
+    return coordinates
+
+
 def smoothstep(value: Array, low: float | Array, high: float | Array) -> Array:
     """0 up to `low`, 1 from `high`, smooth between; any shapes that go together."""
     t = np.clip((value - low) / (high - low), 0, 1)

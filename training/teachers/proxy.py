@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import Delaunay
 
 from edge import topology as topo
-from edge.spec import KEYPOINTS, NETWORK
+from edge.spec import NETWORK
 from training.teachers.eyes import EYES, paint_eyeball, paint_lid
 from training.teachers.matte import cut_out
 from training.teachers.mouth import own_enamel, paint_mouth
@@ -46,8 +46,8 @@ class Proxy(NamedTuple):
     """[E, 36]: how far it follows each point of the face's outline."""
     triangles: torch.Tensor
     """int64 [F, 3] over the 468 face points and then the net."""
-    keypoint_weights: Array
-    """[K, 32]: keypoints as blends of the stable landmarks."""
+    keypoints: Array
+    """[K, 3]: points fixed to the head, twelve around the skull and eight on the face."""
     open_mouth: bool
     """Whether the photo itself shows the inside of the mouth."""
     blur: float
@@ -72,15 +72,10 @@ def _face_axes(points: Array) -> tuple[Array, Array]:
     return right.astype(np.float32), np.array([-right[1], right[0]], np.float32)
 
 
-def keypoint_weights(points: Array) -> Array:
-    """Keypoints as fixed blends of the stable landmarks: float32 [K, 32], rows sum to 1.
-
-    A blend of landmarks whose weights sum to 1 moves rigidly when they do; so twelve points around
-    the skull and eight on the face are carried exactly by a linear map.
-    """
+def place_keypoints(points: Array) -> Array:
+    """Twelve points around the skull and eight on the face of landmarks [478, 3]: float32 [K, 3]."""
     height, width = _face_size(points)
     right, down = _face_axes(points)
-    stable = points[topo.STABLE].astype(np.float64)
     centre = points[topo.FACE_OVAL].mean(0)
     anchors = []
     for angle in np.linspace(0, 2 * np.pi, 12, endpoint=False):
@@ -91,11 +86,7 @@ def keypoint_weights(points: Array) -> Array:
         (0.3, 0.05, 0.0), (-0.2, 0.35, -0.05), (0.2, 0.35, -0.05), (0, 0.5, -0.1),
     ):  # fmt: skip
         anchors.append([*(centre[:2] + across * width * right + along * height * down), centre[2] + depth * height])
-    # Least weights w with sum(w) = 1 and w · stable = anchor, in units of the face's height.
-    scale = height
-    rows = np.concatenate([stable / scale, np.ones((len(stable), 1))], 1)
-    wanted = np.concatenate([np.array(anchors) / scale, np.ones((KEYPOINTS, 1))], 1)
-    return (wanted @ np.linalg.pinv(rows)).astype(np.float32)
+    return np.array(anchors, np.float32)
 
 
 def _mesh_triangles() -> NDArray[np.int64]:
@@ -187,7 +178,7 @@ def build_proxy(image: NDArray[np.uint8], points: Array, device: torch.device) -
         follow=follow,
         spread=spread.astype(np.float32),
         triangles=mesh.to(device),
-        keypoint_weights=keypoint_weights(points),
+        keypoints=place_keypoints(points),
         open_mouth=open_mouth,
         blur=blur,
         occlusion=max(1, round(0.06 * mouth_px)),
