@@ -13,7 +13,6 @@ from torch import nn
 pytest.importorskip("coremltools", reason="coremltools is not installed")
 
 from converters import to_coreml
-from converters.cli import random_driver
 from converters.to_coreml import convert, export_coreml, lint, pack_constants
 from edge.errors import BundleError, InputError
 from edge.judges.check import GATES
@@ -26,18 +25,18 @@ FRAMES = 2
 
 
 @pytest.fixture(scope="module")
-def packages(random_student, driving):
+def packages(random_student, driver, driving):
     """The random student at the precisions that need no quantiser, and its driver."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(to_coreml, "VERIFIED_FRAMES", FRAMES)
-        students, driver = export_coreml(
+        students, lowered = export_coreml(
             random_student,
-            random_driver(),
+            driver,
             calibration=driving[1],
             held_out=driving[2],
             precisions=("fp16", "w8", "palette6", "image"),
         )
-    return {student.precision: student for student in students}, driver
+    return {student.precision: student for student in students}, lowered
 
 
 def written(graph, folder: Path) -> Path:
@@ -114,11 +113,11 @@ def test_the_package_says_what_it_is(packages, tmp_path):
     assert spec.specificationVersion == 7  # iOS 16
 
 
-def test_the_driver_is_the_teachers_map(packages, driving, tmp_path):
-    landmarks = driving[0][11]
-    keypoints, local = load_graph("coreml", written(packages[1], tmp_path))(landmarks=landmarks[None])
-    np.testing.assert_allclose(local[0], landmarks[LOCAL, :2], atol=1e-6)
-    np.testing.assert_allclose(keypoints[0], landmarks[LOCAL[:20], :2], atol=1e-5)
+def test_the_driver_is_the_teachers(packages, driver, driving, tmp_path):
+    landmarks = driving[0][11:12]
+    keypoints, local = load_graph("coreml", written(packages[1], tmp_path))(landmarks=landmarks)
+    np.testing.assert_allclose(local[0], landmarks[0, LOCAL, :2], atol=1e-6)
+    np.testing.assert_allclose(keypoints[0], driver(torch.from_numpy(landmarks))[0], atol=1e-5)
 
 
 def nn_of(function) -> nn.Module:

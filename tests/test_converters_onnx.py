@@ -51,7 +51,7 @@ def test_all_precisions_meet_their_gates(export):
         assert student.parity.precision == precision
         assert student.parity.mean_db >= GATES[precision].mean_db
         assert student.parity.worst_db >= GATES[precision].worst_db
-    assert len(driver.files["driver.onnx"]) < 40_000
+    assert len(driver.files["driver.onnx"]) < 60_000
 
 
 def test_the_graph_is_whole_and_says_nothing_of_this_machine(models):

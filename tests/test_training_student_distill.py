@@ -137,6 +137,7 @@ def test_a_run_that_ran_out_of_minutes_goes_on(faces, tmp_path):
 def test_a_run_ends_when_mouth_and_eyes_get_no_better(faces, tmp_path, monkeypatch):
     monkeypatch.setattr("training.student.distill.LOOK_EVERY", 2)
     monkeypatch.setattr("training.student.schedule.EARLIEST", 0)
+    monkeypatch.setattr("training.student.schedule.GOAL_DB", 99.0)
     monkeypatch.setattr("training.student.schedule.GAIN_DB", 99.0)  # a gain that nobody makes
     config = replace(MINUTES, minutes=60.0, motion_field=False)
     result = run(tmp_path, faces[0], config, frames=2, watched=sliding_track(faces[0], 2, seed=2))

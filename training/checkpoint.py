@@ -95,9 +95,6 @@ def load_driver(folder: Path) -> Driver | None:
         return None
     tensors, _ = load_tensors(folder / DRIVER)
     try:
-        rigid = "reference" in tensors
-        driver = RigidDriver(tensors["reference"], tensors["keypoints"]) if rigid else FittedDriver(**tensors)
-        driver.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
+        return RigidDriver(**tensors) if "reference" in tensors else FittedDriver(**tensors)
+    except (TypeError, RuntimeError) as error:
         raise InputError(f"{folder / DRIVER} is no driver of this version. Make the avatar again.") from error
-    return driver.eval()

@@ -20,6 +20,8 @@ REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
 RIDGE = 1e-2
 """Weight of the ridge that holds down how much a cell follows each point."""
+SEEN = 0.25
+"""Share of the frames that must show a cell of the photo moving, for it to follow as found."""
 SPLAT = 256
 """Width and height of the picture whose pixels say where cells of the photo have gone."""
 MATTE = 128
@@ -231,33 +233,52 @@ def fit_codes(person: Person, points: torch.Tensor) -> None:
 def fit_follow(person: Person, points: torch.Tensor, field: torch.Tensor, moving: torch.Tensor) -> None:
     """How much each cell of the photo follows each point: ridge regression over the track, both axes together.
 
+    A cell learns from the frames that show it. Cells that hardly any frame shows, or that rest, follow what those
+    around them follow, so that the plane goes on beyond the head's outline as it ended there: what led a cell of the
+    frame across that outline would show hair twice.
+
     Args:
         person: bound; its `follow` is set.
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         field: float32 [T, 64, 64, 2], extended.
-        moving: float32 [T, 64, 64, 1]; cells that move count twenty times as much as the others.
+        moving: float32 [T, 64, 64, 1].
     """
-    pulls, back = [], []
+    cells = person.follow.out_features
+    products, asked = 0.0, 0.0
+    support = field.new_zeros(cells)
     with torch.no_grad():
         for some, seen, moves in zip(points.split(64), field.split(64), moving.split(64), strict=True):
             pose = person.pose(some[:, :KEYPOINTS])
-            pulls.append(person.pulls(person.pose.align(some, pose) - person.source_points, pose).flatten(0, 1))
-            back.append(_ways_back(person, pose, seen, 0.05 + 0.95 * moves).flatten(0, 1))
-        heard, wanted = torch.cat(pulls).double(), torch.cat(back).double()
-        hold = RIDGE * torch.eye(heard.shape[1]).to(heard)
-        person.follow.weight.copy_(torch.linalg.solve(heard.T @ heard + hold, heard.T @ wanted).T)
+            pulls = person.pulls(person.pose.align(some, pose) - person.source_points, pose)
+            back, shown = _ways_back(person, pose, seen, moves)
+            pairs = torch.einsum("tap,taq->tpq", pulls, pulls).flatten(1)
+            products = products + shown.T @ pairs
+            asked = asked + torch.einsum("tc,tac,tap->cp", shown, back, pulls)
+            support += shown.sum(0)
+        count = pulls.shape[2]
+        hold = RIDGE * torch.eye(count).to(points)
+        grams = products.view(-1, count, count) + hold
+        weights = torch.cat(
+            [
+                torch.linalg.solve(gram.double(), wanted.double())
+                for gram, wanted in zip(grams.split(512), asked.split(512), strict=True)
+            ]
+        )
+        known = (support / len(points)).clamp(max=1) * (support > SEEN * len(points))
+        maps = _fill(torch.cat([weights.float().T * known, known[None]]).view(1, -1, FIELD, FIELD))
+        person.follow.weight.copy_(maps[0].flatten(1).T)
 
 
 def _ways_back(
-    person: Person, pose: tuple[torch.Tensor, torch.Tensor], field: torch.Tensor, counts: torch.Tensor
-) -> torch.Tensor:
-    """Which way cells of the photo have to go to be back, in the source's frame: [N, 2, 4096].
+    person: Person, pose: tuple[torch.Tensor, torch.Tensor], field: torch.Tensor, moving: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which way cells of the photo have to go to be back, in the source's frame, and which are seen: [N, 2 or 1, 4096].
 
     A field says where pixels of the frame came from; here each is laid down at the cell of the photo that it came
-    from. Cells that no pixel shows do as those around them.
+    from.
     """
     fine = F.interpolate(field.permute(0, 3, 1, 2), (SPLAT, SPLAT), mode="bilinear", align_corners=True)
-    weight = F.interpolate(counts.permute(0, 3, 1, 2), (SPLAT, SPLAT), mode="nearest").flatten(2)
+    weight = F.interpolate(moving.permute(0, 3, 1, 2), (SPLAT, SPLAT), mode="nearest").flatten(2)
     came_from = fine.flatten(2)
     there = person.pose.align(identity_grid(SPLAT).to(field).flatten(1, 2), pose).mT
     carried = torch.cat([(came_from - there) * weight, weight], 1)
@@ -272,12 +293,21 @@ def _ways_back(
             part = (1 - right - share[:, 0:1]).abs() * (1 - below - share[:, 1:2]).abs() * within
             place = (y * FIELD + x).clamp(0, FIELD * FIELD - 1).long().expand(-1, 3, -1)
             total.scatter_add_(2, place, carried * part)
-    levels = [total.view(-1, 3, FIELD, FIELD)]
-    while levels[-1].shape[-1] > 2:
+    back, weight = total[:, :2], total[:, 2]
+    return back / weight[:, None].clamp(min=1e-6), (weight * (FIELD / SPLAT) ** 2).clamp(max=1)
+
+
+def _fill(maps: torch.Tensor) -> torch.Tensor:
+    """Maps [1, C + 1, S, S], the last how well a cell is known and the others times that: [1, C, S, S], gaps filled.
+
+    From what is around them, near before far.
+    """
+    levels = [maps]
+    while levels[-1].shape[-1] > 1:
         levels.append(F.avg_pool2d(levels[-1], 2))
-    filled = levels[-1][:, :2] / levels[-1][:, 2:].clamp(min=1e-6)
+    filled = levels[-1][:, :-1] / levels[-1][:, -1:].clamp(min=1e-6)
     for level in reversed(levels[:-1]):
         around = F.interpolate(filled, level.shape[2:], mode="bilinear", align_corners=False)
-        known = (2 * level[:, 2:]).clamp(max=1)
-        filled = known * level[:, :2] / level[:, 2:].clamp(min=1e-6) + (1 - known) * around
-    return filled.flatten(2)
+        own, known = level[:, :-1] / level[:, -1:].clamp(min=1e-6), (8 * level[:, -1:]).clamp(max=1)
+        filled = known * own + (1 - known) * around
+    return filled

@@ -42,39 +42,54 @@ class RigidDriver(Driver):
     has: the rotation is the orthogonal factor of a 3 × 3 matrix, by Newton's iteration with scaling (Higham 1986).
     """
 
-    stable: torch.Tensor
     reference: torch.Tensor
-    centre: torch.Tensor
     keypoints: torch.Tensor
+    stable: torch.Tensor
+    rest: torch.Tensor
+    rest_columns: torch.Tensor
+    carried: torch.Tensor
+    size: torch.Tensor
+    mean: torch.Tensor
+    total: torch.Tensor
     cofactors: torch.Tensor
 
     def __init__(self, reference: torch.Tensor, keypoints: torch.Tensor) -> None:
         """Of the photo: stable landmarks float32 [32, 3] and keypoints [K, 3], crop coordinates."""
         super().__init__()
         centre = reference.mean(0, keepdim=True)
-        self.register_buffer("reference", reference - centre)
-        self.register_buffer("centre", centre)
-        self.register_buffer("keypoints", keypoints - centre)
-        self.register_buffer("stable", torch.from_numpy(topo.STABLE), persistent=False)
-        self.register_buffer("cofactors", _cofactors(), persistent=False)
+        self.register_buffer("reference", reference)
+        self.register_buffer("keypoints", keypoints)
+        rest = reference - centre
+        derived = {
+            "stable": torch.from_numpy(topo.STABLE),
+            "rest": rest,
+            "rest_columns": rest.T.contiguous(),
+            "carried": (keypoints - centre).T.contiguous(),
+            "size": rest.square().sum(),
+            # Sums are products with ones: those run where the rest runs, on all runtimes.
+            "mean": torch.full((len(topo.STABLE), 1), 1 / len(topo.STABLE)),
+            "total": torch.ones(9, 1),
+            "cofactors": _cofactors(),
+        }
+        for name, part in derived.items():
+            self.register_buffer(name, part, persistent=False)
 
     def posed(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Landmarks [N, 478, 3] → keypoints with their depth, [N, K, 3]."""
-        points = landmarks.index_select(1, self.stable)
-        plane, measured = points[:, :, :2], points[:, :, 2:]
+        points = landmarks.index_select(1, self.stable).transpose(1, 2)
+        plane, measured = points[:, 0:2], points[:, 2:3]
         depth = measured
         for round_ in range(ROUNDS):
-            target = torch.cat([plane, depth], 2)
-            middle = target.mean(1, keepdim=True)
-            # Columns of `turn` are the driving axes: points of the reference are turned as rows.
-            spread = torch.matmul(self.reference.T, target - middle)
+            target = torch.cat([plane, depth], 1)
+            middle = torch.matmul(target, self.mean)
+            spread = torch.matmul(target - middle, self.rest)
             rotation = self._rotation(spread)
-            scale = (rotation * spread).sum((1, 2), keepdim=True) / self.reference.square().sum()
-            turn = rotation * scale
+            scale = torch.matmul((rotation * spread).reshape(-1, 9), self.total) / self.size
+            turn = rotation * scale.unsqueeze(2)
             if round_ + 1 < ROUNDS:
-                fitted = torch.matmul(self.reference, turn[:, :, 2:]) + middle[:, :, 2:]
+                fitted = torch.matmul(turn[:, 2:3], self.rest_columns) + middle[:, 2:3]
                 depth = DEPTH_WEIGHT * measured + (1 - DEPTH_WEIGHT) * fitted
-        return torch.matmul(self.keypoints, turn) + middle
+        return (torch.matmul(turn, self.carried) + middle).transpose(1, 2)
 
     def forward(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Landmarks [N, 478, 3] → keypoints [N, K, 2]."""
@@ -86,17 +101,18 @@ class RigidDriver(Driver):
         for _ in range(NEWTON_STEPS):
             terms = torch.matmul(flat, self.cofactors)
             cofactors = terms[:, 0:9] * terms[:, 9:18] - terms[:, 18:27] * terms[:, 27:36]
-            determinant = (flat * cofactors).sum(1, keepdim=True) / 3
-            inverse = cofactors / determinant  # transposed
-            size, other = flat.square().sum(1, keepdim=True), inverse.square().sum(1, keepdim=True)
-            balance = (other / size).sqrt().sqrt()
+            inverse = cofactors / (
+                torch.matmul(flat * cofactors, self.total) * (1 / 3)
+            )  # by the determinant; transposed
+            balance = torch.matmul(inverse * inverse, self.total) / torch.matmul(flat * flat, self.total)
+            balance = balance.sqrt().sqrt()
             flat = 0.5 * (flat * balance + inverse / balance)
         return flat.reshape(-1, 3, 3)
 
     def faces(self, landmarks: torch.Tensor) -> torch.Tensor:
         """As `Driver.faces`: its own stable points, all moved a little."""
         own = torch.zeros_like(landmarks)
-        own[:, self.stable] = self.reference + self.centre
+        own[:, self.stable] = self.reference
         return own + 0.1 * landmarks
 
 
