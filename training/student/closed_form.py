@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.student.person import Person, identity_grid, warp
+from training.student.regions import ATLAS, REGIONS
 
 REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
@@ -269,6 +270,28 @@ def fit_follow(person: Person, points: torch.Tensor, field: torch.Tensor, moving
         person.follow.weight.copy_(maps[0].flatten(1).T)
 
 
+def fit_interior(person: Person, points: torch.Tensor, shown: torch.Tensor) -> None:
+    """The inside of the mouth, as the track shows it between the lips: teeth rest in the head, so its mean has teeth.
+
+    Args:
+        person: its `regions` are fitted; their interior is set below the eyes.
+        points: float32 [T, K + M, 2], driving keypoints and local landmarks.
+        shown: uint8 [T, 3, h, w], the teacher's frames as they lie in the atlas.
+    """
+    regions = person.regions
+    mouth = REGIONS[2]
+    total: torch.Tensor | float = 0.0
+    with torch.no_grad():
+        for some, frames in zip(points.split(32), shown.split(32), strict=True):
+            opening, read = regions.inside(some[:, :KEYPOINTS], some[:, KEYPOINTS:])
+            clearly = ((opening - 0.9) * 10).clamp(0, 1)[:, None, mouth.top :]
+            colours = torch.cat([frames[:, :, mouth.top :] / 255 * clearly, clearly], 1)
+            places = (read[:, mouth.top :] + 1) * (read.new_tensor([ATLAS[1] - 1, ATLAS[0] - 1]) / 2)
+            places = places - places.new_tensor([0, mouth.top])
+            total = total + _splat(colours.flatten(2), places.flatten(1, 2).mT, (mouth.height, mouth.width)).sum(0)
+        regions.interior[:, :, mouth.top :] = _fill(total[None] / 16)
+
+
 def _ways_back(
     person: Person, pose: tuple[torch.Tensor, torch.Tensor], field: torch.Tensor, moving: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -281,29 +304,35 @@ def _ways_back(
     weight = F.interpolate(moving.permute(0, 3, 1, 2), (SPLAT, SPLAT), mode="nearest").flatten(2)
     came_from = fine.flatten(2)
     there = person.pose.align(identity_grid(SPLAT).to(field).flatten(1, 2), pose).mT
-    carried = torch.cat([(came_from - there) * weight, weight], 1)
     cells = (came_from + 1) * ((FIELD - 1) / 2)
-    corner = cells.floor()
-    share = cells - corner
-    total = field.new_zeros(len(field), 3, FIELD * FIELD)
-    for right in (0, 1):
-        for below in (0, 1):
-            x, y = corner[:, 0:1] + right, corner[:, 1:2] + below
-            within = (x >= 0) & (x < FIELD) & (y >= 0) & (y < FIELD)
-            part = (1 - right - share[:, 0:1]).abs() * (1 - below - share[:, 1:2]).abs() * within
-            place = (y * FIELD + x).clamp(0, FIELD * FIELD - 1).long().expand(-1, 3, -1)
-            total.scatter_add_(2, place, carried * part)
+    total = _splat(torch.cat([(came_from - there) * weight, weight], 1), cells, (FIELD, FIELD)).flatten(2)
     back, weight = total[:, :2], total[:, 2]
     return back / weight[:, None].clamp(min=1e-6), (weight * (FIELD / SPLAT) ** 2).clamp(max=1)
 
 
+def _splat(values: torch.Tensor, places: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Values [N, C, P] laid down at places (x, y) [N, 2, P], shared by the four nearest cells: sums [N, C, *size]."""
+    height, width = size
+    corner = places.floor()
+    share = places - corner
+    total = values.new_zeros(*values.shape[:2], height * width)
+    for right in (0, 1):
+        for below in (0, 1):
+            x, y = corner[:, 0:1] + right, corner[:, 1:2] + below
+            within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            part = (1 - right - share[:, 0:1]).abs() * (1 - below - share[:, 1:2]).abs() * within
+            cell = (y * width + x).clamp(0, height * width - 1).long().expand_as(values)
+            total.scatter_add_(2, cell, values * part)
+    return total.view(*values.shape[:2], height, width)
+
+
 def _fill(maps: torch.Tensor) -> torch.Tensor:
-    """Maps [1, C + 1, S, S], the last how well a cell is known and the others times that: [1, C, S, S], gaps filled.
+    """Maps [1, C + 1, h, w], the last how well a cell is known and the others times that: [1, C, h, w], gaps filled.
 
     From what is around them, near before far.
     """
     levels = [maps]
-    while levels[-1].shape[-1] > 1:
+    while min(levels[-1].shape[2:]) > 1:
         levels.append(F.avg_pool2d(levels[-1], 2))
     filled = levels[-1][:, :-1] / levels[-1][:, -1:].clamp(min=1e-6)
     for level in reversed(levels[:-1]):

@@ -51,6 +51,7 @@ from training.student.closed_form import (
     find_matte,
     fit_codes,
     fit_follow,
+    fit_interior,
     fit_regions,
     moving_cells,
     refine_layers,
@@ -493,6 +494,7 @@ def distil(
     inside = find_inside(matte)
     # The photo in the layer stays itself: to learn it is to average misplacements into soft skin. Nor gets it holes.
     learned = torch.cat([torch.zeros(1, 3, NETWORK, NETWORK), (~inside).float()], 1).to(device)
+    closeups: _Closeups | None = None
     resumed = _resume(checkpoint, made_by, student, optimiser, average)
     if resumed:
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
@@ -521,6 +523,8 @@ def distil(
             person.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
         progress("layers", 0.3, "outline")
         refine_layers(person, training.frames, targets.field, inside)
+        closeups = _closeups(student, training)
+        fit_interior(person, points, closeups.frames)
         seconds += time.monotonic() - begun
         for name, p in student.named_parameters():
             average[name].copy_(p)
@@ -535,7 +539,6 @@ def distil(
 
     started = time.monotonic() - seconds
     saved = noted = seconds
-    closeups: _Closeups | None = None
     while not schedule.over(step):
         learns_motion = schedule.learns_motion(step, seconds)
         stage = "motion" if learns_motion else "frames"
@@ -584,7 +587,7 @@ def distil(
                     batch.occlusion,
                     targets.moving[rows].to(device),
                 )
-            if closeups is None or step % AGAIN_EVERY == 0:
+            if closeups is None or step % AGAIN_EVERY == 0 or step == schedule.state.motion_until:
                 closeups = _closeups(student, training, closeups)
             shown = _rows(step, CLOSEUPS, len(training.frames), config.seed + 1)
             near = _closeup_loss(student, closeups, _load_motion(training, shown, student, config), shown)

@@ -13,12 +13,13 @@ Letters: N batch, C channels, H W pixels, K keypoints, M local landmarks.
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
-from edge.topology import LOCAL
+from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_MOUTH_CORNER, LOCAL, RIGHT_MOUTH_CORNER
 from training.config import StudentConfig
 from training.student.regions import Place, Regions
 from training.teachers import Identity
@@ -30,6 +31,8 @@ EXPRESSION_CODES = 16
 SIGMA = 0.1
 """Width of a heat-map's bell, in crop coordinates (the crop is 2 wide)."""
 POINTS = KEYPOINTS + LOCAL_LANDMARKS
+TEETH = 0.08
+"""How far teeth lie behind where the lips meet, in mouth widths."""
 ANCHORS = ((-1.0, -1.0), (1.0, -1.0), (0.0, 1.0))
 """Points of the frame that stay where they are: shoulders hang on them more than on the head. Three give every
 affine motion of the frame against the head."""
@@ -206,7 +209,10 @@ class Person(nn.Module):
         self.source_points.copy_(points)
         self.pose.bind(points[:, :KEYPOINTS])
         self.source_heat.copy_(heatmaps(points, self.axis))
-        self.regions.bind(points)
+        lips = identity.source_landmarks[torch.from_numpy(np.concatenate([INNER_UPPER_LIP, INNER_LOWER_LIP])), 2].mean()
+        corners = identity.source_landmarks[[RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER]]
+        teeth = lips + TEETH * (corners[1] - corners[0]).norm()
+        self.regions.bind(points, identity.keypoints[:, 2], float(teeth))
         return self
 
     def asked(self, points: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:

@@ -424,11 +424,18 @@ class Regions(Trunk):
     # -- a person's own ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def bind(self, points: torch.Tensor) -> None:
-        """Store where a person's keypoints and local landmarks are in the photo: [1, K + M, 2]."""
+    def bind(self, points: torch.Tensor, depths: torch.Tensor, teeth: float) -> None:
+        """Store where a person's keypoints and local landmarks are in the photo.
+
+        Args:
+            points: [1, K + M, 2].
+            depths: of the keypoints, [K].
+            teeth: their depth. What lies deeper goes another way when the head turns: the pose is taken there.
+        """
         keypoints, local = points.split([KEYPOINTS, LOCAL_LANDMARKS], 1)
-        ones = torch.ones_like(keypoints[0, :, :1])
-        self.affine.copy_(torch.linalg.pinv(torch.cat([keypoints[0], ones], 1)).T)
+        depths = depths.to(points)[:, None] - teeth
+        affine = torch.linalg.pinv(torch.cat([keypoints[0], torch.ones_like(depths), depths], 1), rtol=1e-3)
+        self.affine.copy_(affine[:3].T)
         for number, region in enumerate(REGIONS[:2]):
             one, other = (local[0, _AT[region.curves[0][end]]] for end in (0, -1))
             _, first, last = region.corners
@@ -482,6 +489,16 @@ class Regions(Trunk):
         rows = torch.cat([torch.cat(parts[:2], 2), parts[2]], 1)
         self.skin.copy_(_sampled(crops, _pair(self.atlas_x, _unit(rows, ATLAS[0]))))
         self.cover.fill_(1)
+
+    def inside(self, keypoints: torch.Tensor, local: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is open of the atlas [N, h, w] in these poses, and where the interior is read there, -1..1 [N, h, w, 2].
+
+        As geometry alone has it, before the decoder corrects it.
+        """
+        places = self.places(keypoints, local)
+        nothing = self.correct.bias.new_zeros(len(local), len(self.correct.bias))
+        opening, _, inside = self._geometry(keypoints, places, self.registered(places, local), nothing)
+        return opening, inside
 
 
 def _faded(size: int) -> torch.Tensor:
