@@ -5,6 +5,7 @@ import pytest
 import torch
 from sliding_teacher import SlidingTeacher, sliding_identity, sliding_track
 
+from edge.driving.procedural import procedural_track, train_seed
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from edge.topology import LOCAL
 from training.config import TIERS
@@ -13,13 +14,16 @@ from training.student.closed_form import (
     find_canvas,
     find_inside,
     find_matte,
+    fit_closeups,
     fit_codes,
     fit_follow,
+    fit_regions,
     moving_cells,
 )
 from training.student.cost import student_config
 from training.student.network import Student
-from training.student.person import identity_grid
+from training.student.person import identity_grid, warp
+from training.student.regions import REGIONS
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,40 @@ def test_what_follows_what_is_found_in_slides(rendered, faces):
     distance = (found - wanted.motion_field).norm(dim=-1, keepdim=True) * NETWORK / 2
     assert ((distance * moves).sum() / moves.sum()).item() < 1.0  # pixels; at rest it would be tens
     assert np.isfinite(found.numpy()).all()
+
+
+@torch.no_grad()
+def test_a_cell_of_the_frame_finds_what_followed_there(random_student, driving):
+    """Going back from a cell of the frame and forward again ends where it began."""
+    person = copy.deepcopy(random_student.person)
+    points = torch.from_numpy(np.concatenate([driving[1].keypoints, driving[1].local_landmarks], 1))
+    smooth = torch.nn.functional.interpolate(torch.randn(1, points.shape[1] + 3, 4, 4), (FIELD, FIELD), mode="bicubic")
+    person.follow.weight.copy_(0.05 * smooth[0].flatten(1).T)
+    pose = person.pose(points[:, :KEYPOINTS])
+    pulls = person.pulls(person.pose.align(points, pose) - person.source_points, pose)
+    turned = 0.8 * identity_grid(FIELD).expand(len(points), -1, -1, -1)
+    found = person.came_from(pulls, turned)
+    back = person.follow(pulls).view(-1, 2, FIELD, FIELD)
+    gone = warp(back, turned + found.permute(0, 2, 3, 1))
+    assert found.abs().max() > 0.02
+    assert (gone - found).abs().max() < 0.02 * found.abs().max()
+
+
+@torch.no_grad()
+def test_the_inside_of_a_mouth_is_what_opens(random_student, driving, faces):
+    """Red between the lips and green elsewhere: red inside, though only some texels are ever seen."""
+    person = copy.deepcopy(random_student.person)
+    speaking = procedural_track(faces[0], seed=train_seed(3), seconds=16.0, style="training").landmarks[::4]
+    local = torch.from_numpy(speaking[:, LOCAL, :2].astype(np.float32))
+    points = torch.cat([local[:, :KEYPOINTS], local], 1)
+    fit_regions(person, points, person.layer[:, :3])
+    eyes = person.regions.interior[:, :, : REGIONS[2].top].clone()
+    opening = person.regions.geometry(points[:, :KEYPOINTS], local)[0]
+    shown = torch.stack([opening, 1 - opening, torch.zeros_like(opening)], 1).mul(255).round().byte()
+    fit_closeups(person, points, shown)
+    mouth = person.regions.interior[:, :, REGIONS[2].top :]
+    assert (mouth - torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)).abs().max() < 0.1
+    assert torch.equal(person.regions.interior[:, :, : REGIONS[2].top], eyes)
 
 
 def test_codes_have_unit_spread_over_the_track(random_student, driving):

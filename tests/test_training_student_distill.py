@@ -17,7 +17,7 @@ from edge.errors import FidelityError, InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from training.checkpoint import load_student, load_tensors, save_tensors
 from training.config import DistilConfig, LossWeights, StudentConfig
-from training.student.distill import JUDGED_EVERY, WHOLE_EVERY, distil, render_track, weights_at
+from training.student.distill import JUDGED_EVERY, MARGIN, WHOLE_EVERY, _window, distil, render_track, weights_at
 from training.student.network import Student
 
 CONFIG = DistilConfig(gflops=1.0, steps=6, motion_share=0.34, batch=1, motion_batch=4)
@@ -115,6 +115,19 @@ def test_killed_run_ends_with_the_same_weights(finished, faces, tmp_path):
     for name in mine:
         torch.testing.assert_close(mine[name], theirs[name], atol=1e-5, rtol=1e-3)
     assert not list(folder.rglob("*.tmp"))
+
+
+def test_every_pixel_is_compared_and_none_beside_padding():
+    """Windows reach the frame's border, where padding is the frame's own; elsewhere a margin is painted around them."""
+    seen = np.zeros((NETWORK, NETWORK), bool)
+    for step in range(400):
+        window, around = _window(step, DistilConfig())
+        for start, outer in ((window.top, around.top), (window.left, around.left)):
+            before, after = start - outer, outer + around.size - start - window.size
+            assert before >= MARGIN or outer == 0
+            assert after >= MARGIN or outer + around.size == NETWORK
+        seen[window.top : window.top + window.size, window.left : window.left + window.size] = True
+    assert seen.all()
 
 
 MINUTES = DistilConfig(gflops=1.0, minutes=0.04, motion_share=0.2, batch=1, motion_batch=2)

@@ -85,11 +85,7 @@ def test_the_frame_is_read_where_texels_lie(person, faces, yaw, roll, jaw, blink
 
 def test_lids_that_meet_show_no_eye_and_lips_that_part_a_mouth(person, faces):
     def opened(**moved):
-        keypoints, local = posed(faces, **moved)
-        regions = person.regions
-        places = regions.places(keypoints, local)
-        nothing = torch.zeros(1, regions.correct.out_features)
-        openings, _, _ = regions._geometry(keypoints, places, regions.registered(places, local), nothing)
+        openings = person.regions.geometry(*posed(faces, **moved))[0]
         return [
             float(openings[0, part.top : part.top + part.height, part.left : part.left + part.width].sum())
             for part in REGIONS
@@ -100,6 +96,28 @@ def test_lids_that_meet_show_no_eye_and_lips_that_part_a_mouth(person, faces):
     assert winked[0] < 0.25 * right
     assert winked[1] == pytest.approx(left, rel=0.1)
     assert opened(jaw_open=0.8)[2] > 5 * mouth
+
+
+def test_lids_shut_and_leave_brow_and_cheek_alone(person, faces):
+    regions = person.regions
+    *_, rests = regions.geometry(*posed(faces))
+    _, skin, _, shut = regions.geometry(*posed(faces, blink_right=1.0))
+    right, left = (regions.own[number] for number in (0, 1))
+    middle = 40
+    assert rests[0, 30, middle] < 0.2
+    assert shut[0, 30, middle] == 1
+    assert shut[0, 30, 80 + middle] < 0.2
+    rows = (skin[0, :64, middle, 1] + 1) / 2 * (ATLAS[0] - 1)
+    above, below = int(right.still[0, 0, middle]), int(right.still[1, 0, middle]) + 2
+    own = torch.arange(64.0)
+    torch.testing.assert_close(rows[:above], own[:above], atol=0.1, rtol=0)
+    torch.testing.assert_close(rows[below:], own[below:], atol=0.1, rtol=0)
+    assert (rows - own)[above + 2 : below - 2].abs().max() > 2
+    lids = regions.lids()[0, 0, :, [middle, 80 + middle]]
+    assert lids.shape == (64, 2)
+    assert (lids[:above] == 0).all()
+    assert (lids.amax(0) == 1).all()
+    assert left.narrow[0, 0, middle] > 0
 
 
 def test_irises_follow_their_landmarks(person, faces):

@@ -270,26 +270,30 @@ def fit_follow(person: Person, points: torch.Tensor, field: torch.Tensor, moving
         person.follow.weight.copy_(maps[0].flatten(1).T)
 
 
-def fit_interior(person: Person, points: torch.Tensor, shown: torch.Tensor) -> None:
-    """The inside of the mouth, as the track shows it between the lips: teeth rest in the head, so its mean has teeth.
+def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor) -> None:
+    """The inside of the mouth and shut lids, as the track shows them.
+
+    Teeth rest in the head, and a lid is a picture that its curves pull: a mean over the track has teeth and lashes.
 
     Args:
-        person: its `regions` are fitted; their interior is set below the eyes.
+        person: its `regions` are fitted; their interior is set below the eyes, and `shut`.
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         shown: uint8 [T, 3, h, w], the teacher's frames as they lie in the atlas.
     """
-    regions = person.regions
-    mouth = REGIONS[2]
-    total: torch.Tensor | float = 0.0
+    regions, top = person.regions, REGIONS[2].top
+    size = torch.tensor(ATLAS).flip(0).to(points)
+    teeth, lids = points.new_zeros(1, 4, *ATLAS), points.new_zeros(1, 4, *ATLAS)
     with torch.no_grad():
         for some, frames in zip(points.split(32), shown.split(32), strict=True):
-            opening, read = regions.inside(some[:, :KEYPOINTS], some[:, KEYPOINTS:])
-            clearly = ((opening - 0.9) * 10).clamp(0, 1)[:, None, mouth.top :]
-            colours = torch.cat([frames[:, :, mouth.top :] / 255 * clearly, clearly], 1)
-            places = (read[:, mouth.top :] + 1) * (read.new_tensor([ATLAS[1] - 1, ATLAS[0] - 1]) / 2)
-            places = places - places.new_tensor([0, mouth.top])
-            total = total + _splat(colours.flatten(2), places.flatten(1, 2).mT, (mouth.height, mouth.width)).sum(0)
-        regions.interior[:, :, mouth.top :] = _fill(total[None] / 16)
+            opening, skin, inside, shut = regions.geometry(some[:, :KEYPOINTS], some[:, KEYPOINTS:])
+            clearly = (opening * 10 - 9).clamp(0, 1), (1 - opening * 10).clamp(0, 1) * (shut * 4 - 3).clamp(0, 1)
+            for total, weight, read in zip((teeth, lids), clearly, (inside, skin), strict=True):
+                colours = torch.cat([frames / 255, torch.ones_like(frames[:, :1])], 1) * weight[:, None]
+                places = (read.flatten(1, 2).mT + 1) * ((size - 1) / 2)[:, None]
+                total += _splat(colours.flatten(2), places, ATLAS).sum(0)
+        regions.interior[:, :, top:] = _fill(teeth[:, :, top:] / 16)  # what two frames show counts as seen
+        known = (lids[:, 3:] / 8 - 1).clamp(0, 1)[:, :, :top] * regions.lids()
+        regions.shut[:, :, :top] = known * (lids[:, :3] / lids[:, 3:].clamp(min=1) - regions.skin)[:, :, :top]
 
 
 def _ways_back(

@@ -49,9 +49,9 @@ from training.student.closed_form import (
     find_canvas,
     find_inside,
     find_matte,
+    fit_closeups,
     fit_codes,
     fit_follow,
-    fit_interior,
     fit_regions,
     moving_cells,
     refine_layers,
@@ -82,6 +82,8 @@ MOST_SETBACKS = 3
 """Times that training goes back to its last healthy state, each at half the rate, before it gives up."""
 MARGIN = 16
 """Pixels painted around a training window and not compared."""
+BEYOND = 32
+"""Pixels by which training windows are drawn beyond the frame."""
 CELL_PX = NETWORK // FIELD
 SAVE_EVERY_S = 20.0
 HISTORY_EVERY_S = 3.0
@@ -293,7 +295,10 @@ def _window(step: int, config: DistilConfig) -> tuple[Window, Window]:
         whole = Window(0, 0, NETWORK)
         return whole, whole
     rng = np.random.default_rng((config.seed, 1, step))
-    top, left = (CELL_PX * int(place) for place in rng.integers(0, (NETWORK - config.window) // CELL_PX + 1, 2))
+    most = NETWORK - config.window
+    # Drawn a little beyond the frame and brought back, so that its corners are not seen once in a thousand steps.
+    drawn = CELL_PX * rng.integers(-BEYOND // CELL_PX, (most + BEYOND) // CELL_PX + 1, 2)
+    top, left = (int(place) for place in drawn.clip(0, most))
     size = min(config.window + 2 * MARGIN, NETWORK)
     above, before = (min(max(start - MARGIN, 0), NETWORK - size) for start in (top, left))
     return Window(top, left, config.window), Window(above, before, size)
@@ -524,7 +529,7 @@ def distil(
         progress("layers", 0.3, "outline")
         refine_layers(person, training.frames, targets.field, inside)
         closeups = _closeups(student, training)
-        fit_interior(person, points, closeups.frames)
+        fit_closeups(person, points, closeups.frames)
         seconds += time.monotonic() - begun
         for name, p in student.named_parameters():
             average[name].copy_(p)

@@ -41,6 +41,12 @@ FLAT = 1e-6
 """Squared determinant of a region that has collapsed: points may be anything, and a frame must stay a frame."""
 STEEP = 2.5
 """Of an opening's edge: how much of its rise a texel takes."""
+STILL = 13.0
+"""Texels above and below the photo's open lids from which skin does not go with them."""
+SHUTTING = 2.0
+"""A lid is the shut lid, pushed together, from half-way down."""
+NARROWEST = 4.0
+"""Texels between lids, at their corners, that still count as open."""
 BEYOND = 8
 """Pixels that mouth and eyes may come to beyond where training saw them."""
 COARSE = 4
@@ -112,6 +118,10 @@ class _Own(nn.Module):
     product for all of them."""
     rows: torch.Tensor
     """Of the mean curves: [curves, 1, w]."""
+    still: torch.Tensor
+    """Rows above and below an eye beyond which skin stays where it is: [2, 1, w]."""
+    narrow: torch.Tensor
+    """1 / how far the photo's eye is open: [1, 1, w]; 0 in a mouth."""
     across: torch.Tensor
     """1 between the corners: [1, 1, w]; 0 until a person is known, so that nothing opens."""
     from_cells: torch.Tensor
@@ -131,6 +141,8 @@ class _Own(nn.Module):
         self.register_buffer("weights", torch.zeros(count * length, count * region.width))
         self.register_buffer("rows", torch.ones(count, 1, region.width))
         self.register_buffer("across", torch.zeros(1, 1, region.width))
+        self.register_buffer("still", torch.zeros(2, 1, region.width))
+        self.register_buffer("narrow", torch.zeros(1, 1, region.width))
         y, x = torch.meshgrid(
             torch.arange(region.height, dtype=torch.float32),
             torch.arange(region.width, dtype=torch.float32),
@@ -155,6 +167,10 @@ class _Own(nn.Module):
     def mean_curves(self) -> list[torch.Tensor]:
         """Their means: [1, 1, w] each."""
         return [self.rows[curve : curve + 1] for curve in range(len(self.rows))]
+
+    def between_still(self, curves: list[torch.Tensor]) -> list[torch.Tensor]:
+        """An eye's curves between rows that stay where they are: brow and cheek do not go with the lids."""
+        return [self.still[0:1], *curves, self.still[1:2]]
 
 
 def invert(matrix: torch.Tensor) -> torch.Tensor:
@@ -232,6 +248,8 @@ class Regions(Trunk):
         self.register_buffer("skin", torch.zeros(1, 3, *ATLAS))
         self.cover = nn.Parameter(torch.zeros(1, 1, *ATLAS))
         self.interior = nn.Parameter(torch.zeros(1, 3, *ATLAS))
+        # What skin between brow and cheek becomes when lids shut, less the photo's.
+        self.shut = nn.Parameter(torch.zeros(1, 3, *ATLAS))
 
         self.register_buffer("affine", torch.zeros(KEYPOINTS, 3))
         self.register_buffer("upright", torch.zeros(1, 2, 2))
@@ -364,10 +382,11 @@ class Regions(Trunk):
         if self.precision:
             painted, correct = painted.float(), correct.float()
         painted = F.pixel_shuffle(painted, PACKED)
-        opening, skins, insides = self._geometry(keypoints, places, registered, correct)
-        skin = _sampled(torch.cat([self.skin, self.cover], 1), skins)
+        opening, skins, insides, closed = self._geometry(keypoints, places, registered, correct)
+        skin = _sampled(torch.cat([self.skin, self.cover, self.shut], 1), skins)
         opacity = (skin[:, 3:4] + painted[:, 3:4]) * self.window
-        colour = skin[:, 0:3] * opacity + painted[:, 0:3] * self.window
+        shown = skin[:, 0:3] + skin[:, 4:7] * closed.unsqueeze(1)
+        colour = shown * opacity + painted[:, 0:3] * self.window
         opening = opening.unsqueeze(1) * self.window
         interior = _sampled(self.interior + painted[:, 4:7], insides)
         colour = colour + (interior - colour) * opening
@@ -375,8 +394,12 @@ class Regions(Trunk):
 
     def _geometry(
         self, keypoints: torch.Tensor, places: list[Place], registered: list[torch.Tensor], correct: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Openings [N, h, w], and where skin and interior are read in the atlas, -1..1: [N, h, w, 2] each."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Four maps of the atlas.
+
+        What is open [N, h, w]; where skin and where the interior is read in the atlas, -1..1 [N, h, w, 2]; how far
+        lids are shut [N, h, w].
+        """
         parts, at = [], 0
         for number, (region, own, points) in enumerate(zip(REGIONS, self.own, registered, strict=True)):
             cells = region.width // PACKED
@@ -388,7 +411,11 @@ class Regions(Trunk):
             upper = curves[middle - 1] = curves[middle - 1] + shifts[:, 0:1]
             lower = curves[middle] = curves[middle] + shifts[:, 1:2]
             opening = torch.sigmoid((own.y - upper) * STEEP) * torch.sigmoid((lower - own.y) * STEEP) * own.across
-            skin = _pulled(own.y, curves, own.mean_curves())
+            shut = ((1 - (lower - upper) * own.narrow) * SHUTTING).clamp(0, 1)
+            rest = own.mean_curves()
+            if region.iris is not None:
+                curves, rest = own.between_still(curves), own.between_still(rest)
+            skin = _pulled(own.y, curves, rest)
             if region.iris is not None:
                 start = correct.shape[1] - 4 + 2 * number
                 iris = points[:, -1:] - own.rest[:, -1:] + 4 * correct[:, start : start + 2].unsqueeze(1)
@@ -401,15 +428,16 @@ class Regions(Trunk):
                     skin.clamp(0, region.height - 1) + float(region.top),
                     inside[0].clamp(0, region.width - 1) + float(region.left),
                     inside[1].clamp(0, region.height - 1) + float(region.top),
+                    shut + 0 * own.y,
                 ]
             )
         right, left, mouth = parts
-        opening, skin, inside_x, inside_y = (
-            torch.cat([torch.cat([right[what], left[what]], 2), mouth[what]], 1) for what in range(4)
+        opening, skin, inside_x, inside_y, shut = (
+            torch.cat([torch.cat([right[what], left[what]], 2), mouth[what]], 1) for what in range(5)
         )
         skin = _unit(skin, ATLAS[0])
         atlas_x = self.atlas_x if len(skin) == 1 else self.atlas_x.expand(len(skin), -1, -1)
-        return opening, _pair(atlas_x, skin), _pair(_unit(inside_x, ATLAS[1]), _unit(inside_y, ATLAS[0]))
+        return opening, _pair(atlas_x, skin), _pair(_unit(inside_x, ATLAS[1]), _unit(inside_y, ATLAS[0])), shut
 
     def _in_the_head(self, keypoints: torch.Tensor, place: Place, own: _Own) -> tuple[torch.Tensor, ...]:
         """Where a region's texels were in the photo if they moved with the head alone: x, y [N, h, w], in texels."""
@@ -483,22 +511,31 @@ class Regions(Trunk):
         # The photo's curves are pulled to where the mean ones are.
         parts = []
         for region, own, shown in zip(REGIONS, self.own, self.registered(places, local), strict=True):
-            parts.append(_pulled(own.y, own.mean_curves(), own.curves(shown)) + region.top)
+            curves, rest = own.curves(shown), own.mean_curves()
             if region.iris is not None:
                 own.rest[:, -1] = shown[:, -1]
+                upper, lower = curves
+                own.still.copy_(torch.cat([(upper - STILL).clamp(min=2), (lower + STILL).clamp(max=region.height - 3)]))
+                own.narrow.copy_(1 / (lower - upper).clamp(min=NARROWEST))
+                curves, rest = own.between_still(curves), own.between_still(rest)
+            parts.append(_pulled(own.y, rest, curves) + region.top)
         rows = torch.cat([torch.cat(parts[:2], 2), parts[2]], 1)
         self.skin.copy_(_sampled(crops, _pair(self.atlas_x, _unit(rows, ATLAS[0]))))
         self.cover.fill_(1)
 
-    def inside(self, keypoints: torch.Tensor, local: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is open of the atlas [N, h, w] in these poses, and where the interior is read there, -1..1 [N, h, w, 2].
+    def lids(self) -> torch.Tensor:
+        """What of both eyes' skin goes with the lids, 0..1: [1, 1, h, w], h rows of eyes."""
+        parts = []
+        for own in self.own[:2]:
+            above, below = own.still[0:1], own.still[1:2]
+            parts.append(((own.y - above) / 4).clamp(0, 1) * ((below - own.y) / 4).clamp(0, 1))
+        return torch.cat(parts, 2)[None]
 
-        As geometry alone has it, before the decoder corrects it.
-        """
+    def geometry(self, keypoints: torch.Tensor, local: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `_geometry` finds for these keypoints [N, K, 2] and local landmarks [N, M, 2] alone."""
         places = self.places(keypoints, local)
         nothing = self.correct.bias.new_zeros(len(local), len(self.correct.bias))
-        opening, _, inside = self._geometry(keypoints, places, self.registered(places, local), nothing)
-        return opening, inside
+        return self._geometry(keypoints, places, self.registered(places, local), nothing)
 
 
 def _faded(size: int) -> torch.Tensor:
