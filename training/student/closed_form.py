@@ -286,7 +286,7 @@ def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor) -> N
     with torch.no_grad():
         for some, frames in zip(points.split(32), shown.split(32), strict=True):
             opening, skin, inside, shut = regions.geometry(some[:, :KEYPOINTS], some[:, KEYPOINTS:])
-            clearly = (opening * 10 - 9).clamp(0, 1), (1 - opening * 10).clamp(0, 1) * (shut * 4 - 3).clamp(0, 1)
+            clearly = (opening * 10 - 9).clamp(0, 1), (1 - opening * 10).clamp(0, 1) * (shut * 10 - 9).clamp(0, 1)
             for total, weight, read in zip((teeth, lids), clearly, (inside, skin), strict=True):
                 colours = torch.cat([frames / 255, torch.ones_like(frames[:, :1])], 1) * weight[:, None]
                 places = (read.flatten(1, 2).mT + 1) * ((size - 1) / 2)[:, None]

@@ -43,8 +43,9 @@ STEEP = 2.5
 """Of an opening's edge: how much of its rise a texel takes."""
 STILL = 13.0
 """Texels above and below the photo's open lids from which skin does not go with them."""
-SHUTTING = 2.0
-"""A lid is the shut lid, pushed together, from half-way down."""
+AJAR, SHUTTING = 0.75, 2.5
+"""A lid begins to be the shut lid, pushed together, where the eye is open by 0.75 of what it is in the photo, and is it
+from 0.35 on: eyes that narrow a little keep the photo's skin."""
 NARROWEST = 4.0
 """Texels between lids, at their corners, that still count as open."""
 BEYOND = 8
@@ -411,7 +412,7 @@ class Regions(Trunk):
             upper = curves[middle - 1] = curves[middle - 1] + shifts[:, 0:1]
             lower = curves[middle] = curves[middle] + shifts[:, 1:2]
             opening = torch.sigmoid((own.y - upper) * STEEP) * torch.sigmoid((lower - own.y) * STEEP) * own.across
-            shut = ((1 - (lower - upper) * own.narrow) * SHUTTING).clamp(0, 1)
+            shut = ((AJAR - (lower - upper) * own.narrow) * SHUTTING).clamp(0, 1)
             rest = own.mean_curves()
             if region.iris is not None:
                 curves, rest = own.between_still(curves), own.between_still(rest)
@@ -524,11 +525,12 @@ class Regions(Trunk):
         self.cover.fill_(1)
 
     def lids(self) -> torch.Tensor:
-        """What of both eyes' skin goes with the lids, 0..1: [1, 1, h, w], h rows of eyes."""
+        """What of both eyes' skin is the upper lid, 0..1: [1, 1, h, w], h rows of eyes."""
         parts = []
         for own in self.own[:2]:
-            above, below = own.still[0:1], own.still[1:2]
-            parts.append(((own.y - above) / 4).clamp(0, 1) * ((below - own.y) / 4).clamp(0, 1))
+            upper, lower = own.mean_curves()
+            middle = (upper + lower) / 2
+            parts.append(((own.y - own.still[0:1]) / 4).clamp(0, 1) * ((middle - own.y) / 2 + 0.5).clamp(0, 1))
         return torch.cat(parts, 2)[None]
 
     def geometry(self, keypoints: torch.Tensor, local: torch.Tensor) -> tuple[torch.Tensor, ...]:
