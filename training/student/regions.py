@@ -211,6 +211,7 @@ class Regions(Trunk):
     """A person's mouth and eyes. `fit_regions` finds its pictures; `training.student.distill` teaches the decoder."""
 
     skin: torch.Tensor
+    shut: torch.Tensor
     affine: torch.Tensor
     upright: torch.Tensor
     mean: torch.Tensor
@@ -245,12 +246,12 @@ class Regions(Trunk):
         for last in (self.paint, self.correct):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
-        # The photo's skin is not learned: to learn it is to average misplacements into soft skin.
+        # Skin is the photo's, and a shut lid's the track's (less the photo's), and neither is learned: to learn them is
+        # to average misplacements into soft skin.
         self.register_buffer("skin", torch.zeros(1, 3, *ATLAS))
+        self.register_buffer("shut", torch.zeros(1, 3, *ATLAS))
         self.cover = nn.Parameter(torch.zeros(1, 1, *ATLAS))
         self.interior = nn.Parameter(torch.zeros(1, 3, *ATLAS))
-        # What skin between brow and cheek becomes when lids shut, less the photo's.
-        self.shut = nn.Parameter(torch.zeros(1, 3, *ATLAS))
 
         self.register_buffer("affine", torch.zeros(KEYPOINTS, 3))
         self.register_buffer("upright", torch.zeros(1, 2, 2))
