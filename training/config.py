@@ -6,7 +6,7 @@ here once, and the command line reads them from these fields.
 
 from dataclasses import dataclass
 
-MINUTES = 15.0
+MINUTES = 9.0
 """Most training time of the default run, which ends sooner where mouth and eyes hardly gain any more."""
 
 TIERS = {"standard": 3.2, "low": 2.0, "nano": 1.0, "paper": 12.0}
@@ -61,7 +61,7 @@ class DistilConfig:
     """End before the minutes are over where mouth and eyes of a watched track hardly gain any more."""
     steps: int | None = None
     """Steps of both stages together, for runs that must repeat exactly."""
-    motion_share: float = 0.12
+    motion_share: float = 0.06
     """Part of the run, of its minutes at the most, in which the motion network alone learns the teacher's field."""
     batch: int = 4
     window: int = 256
