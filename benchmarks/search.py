@@ -55,6 +55,7 @@ from edge.runtimes import Runtime, load_graph
 from edge.spec import FIELD, KEYPOINTS, KEYPOINTS_IN, LOCAL_IN, NETWORK
 from training.config import TIERS, TRAINING_FRAMES, DistilConfig, StudentConfig
 from training.measures.expressions import EXPRESSIONS, NO_FLOOR
+from training.student.blocks import warp
 from training.student.cost import count, student_config
 from training.student.distill import distil
 from training.student.network import (
@@ -67,7 +68,7 @@ from training.student.network import (
     Student,
     resize,
 )
-from training.student.person import HEATMAP, POINTS, Person, Pose, Window, warp
+from training.student.person import HEATMAP, POINTS, Person, Pose, Window
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

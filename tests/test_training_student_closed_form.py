@@ -9,6 +9,7 @@ from edge.driving.procedural import procedural_track, train_seed
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from edge.topology import LOCAL
 from training.config import TIERS
+from training.student.blocks import warp
 from training.student.closed_form import (
     extend_field,
     find_canvas,
@@ -22,7 +23,7 @@ from training.student.closed_form import (
 )
 from training.student.cost import student_config
 from training.student.network import Student
-from training.student.person import identity_grid, warp
+from training.student.person import identity_grid
 from training.student.regions import REGIONS
 
 

@@ -6,6 +6,7 @@ import torch
 from edge.errors import InputError
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from training.config import TIERS
+from training.student.blocks import warp
 from training.student.cost import student_config
 from training.student.network import (
     AppearanceDistributor,
@@ -13,7 +14,7 @@ from training.student.network import (
     Student,
     resize,
 )
-from training.student.person import Person, Window, heatmaps, identity_grid, warp
+from training.student.person import Person, Window, heatmaps, identity_grid
 from training.teachers import Identity
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from edge.driving.procedural import Controls, pose_face
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LOCAL
+from training.student.blocks import warp
 from training.student.closed_form import fit_regions
-from training.student.person import Window, warp
+from training.student.person import Window
 from training.student.regions import ATLAS, COARSE, PIXELS, REGIONS, invert, through
 
 
@@ -34,10 +35,8 @@ def person(random_student, driving):
 
 
 def closeups(person, keypoints, local):
-    points = torch.cat([keypoints, local], 1)
-    asked = person.asked(points, person.pose.align(points, person.pose(keypoints)) - person.source_points)
     with torch.no_grad():
-        return person.closeups(keypoints, local, asked)
+        return person.closeups(keypoints, local, person.code(keypoints, local).asked)
 
 
 def test_mouth_and_eyes_of_the_photo_are_the_photo(person):

@@ -1,4 +1,4 @@
-"""Blocks that the student's networks are made of; on a phone each is plain convolutions and relu."""
+"""Blocks that the student is made of; on a phone they are plain convolutions, relu and the 2-D warp."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -46,6 +46,17 @@ class Rectifier(nn.Module):
                 silent = (self.peak < AWAKE * level).float()
             self.call = -(highest * silent).sum() / level
         return F.relu(x)
+
+
+def warp(features: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+    """Features [N or 1, C, H, W] read at `field` [N, h, w, 2]: [N, C, h, w]. An identity field returns them.
+
+    Backward, bilinear, border padding, -1 and 1 at the centres of the first and last pixel: the only setting that
+    every runtime has natively.
+    """
+    if len(features) != len(field):
+        features = features.expand(len(field), -1, -1, -1)
+    return F.grid_sample(features, field, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> nn.Conv2d:

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from edge.spec import FIELD, KEYPOINTS, NETWORK
-from training.student.person import Person, identity_grid, warp
+from training.student.blocks import warp
+from training.student.person import Person, identity_grid
 from training.student.regions import ATLAS, REGIONS
 
 REST = 0.6 * 2 / (NETWORK - 1)
@@ -181,9 +182,7 @@ def refine_layers(
         grid = F.interpolate(
             field[rows].to(device).permute(0, 3, 1, 2), (NETWORK, NETWORK), mode="bilinear", align_corners=True
         ).permute(0, 2, 3, 1)
-        shape = (len(rows), -1, -1, -1)
-        moved = warp(photo.expand(shape), grid)
-        made = canvas + warp(matte.expand(shape), grid) * (moved - canvas)
+        made = canvas + warp(matte, grid) * (warp(photo, grid) - canvas)
         optimiser.zero_grad(set_to_none=True)
         ((made - wanted).abs() + 2 * (made - wanted).square()).sum().backward()
         optimiser.step()
@@ -206,8 +205,7 @@ def fit_regions(person: Person, points: torch.Tensor, photo: torch.Tensor) -> No
     """
     keypoints, local = points[:, :KEYPOINTS], points[:, KEYPOINTS:]
     with torch.no_grad():
-        offsets = person.pose.align(points, person.pose(keypoints)) - person.source_points
-        person.regions.settle(keypoints, local, person.asked(points, offsets))
+        person.regions.settle(keypoints, local, person.code(keypoints, local).asked)
         person.regions.take_pictures(photo, person.source_points)
 
 

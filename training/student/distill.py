@@ -43,6 +43,7 @@ from training.config import DistilConfig, LossWeights
 from training.measures.face import box_psnr
 from training.measures.metrics import Fidelity, FidelityMeter, psnr
 from training.progress import Progress, print_progress, silent
+from training.student.blocks import warp
 from training.student.census import Layer, dying, silence, take_census
 from training.student.closed_form import (
     extend_field,
@@ -60,7 +61,7 @@ from training.student.cost import student_config
 from training.student.driver import Driver, fit_driver
 from training.student.losses import Discriminator, Features, HeadPose, closeup_loss, motion_loss, student_loss
 from training.student.network import Student, flatten_volume
-from training.student.person import Window, warp
+from training.student.person import Window
 from training.student.schedule import LOOK_EVERY, Schedule, State
 from training.teachers import Identity, Teacher
 
@@ -375,8 +376,7 @@ def _closeups(student: Student, track: RenderedTrack, known: _Closeups | None = 
             shown = torch.from_numpy(np.array(track.frames[rows])).to(device).float()
             frames.append(warp(shown, spots).round().byte())
         field = warp(student.motion(keypoints, local).field.permute(0, 3, 1, 2), spots).permute(0, 2, 3, 1)
-        shape = (len(field), -1, -1, -1)
-        moved, canvas = warp(person.layer.expand(shape), field), warp(person.canvas.expand(shape), spots)
+        moved, canvas = warp(person.layer, field), warp(person.canvas, spots)
         drafts.append(((canvas + (moved[:, :3] - canvas) * moved[:, 3:]).clamp(0, 1) * 255).round().byte())
     return _Closeups(known.frames if known else torch.cat(frames), torch.cat(drafts))
 

@@ -31,8 +31,8 @@ from torch import nn
 from edge.errors import InputError
 from edge.spec import FIELD, NETWORK
 from training.config import StudentConfig
-from training.student.blocks import Rectifier, Residual, Trunk, conv
-from training.student.person import HEATMAP, POINTS, Code, Person, Window, warp
+from training.student.blocks import Rectifier, Residual, Trunk, conv, warp
+from training.student.person import HEATMAP, POINTS, Code, Person, Window
 from training.teachers import Identity
 
 FINE = 128
@@ -295,8 +295,6 @@ class Student(nn.Module):
         code = self.person.code(keypoints, local_landmarks)
         motion = self.network.motion(code)
         features = self.person.appearance_features if features is None else features
-        if len(motion.field) > 1:
-            features = features.expand(len(motion.field), -1, -1, -1)
         frame = self.network.paint(motion, features, self.person.draft(motion.field, window), window)
         if self.training:  # mouth and eyes learn from close-ups of their own (training.student.distill)
             with torch.no_grad():

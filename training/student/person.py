@@ -21,6 +21,7 @@ from torch import nn
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_MOUTH_CORNER, LOCAL, RIGHT_MOUTH_CORNER
 from training.config import StudentConfig
+from training.student.blocks import warp
 from training.student.regions import Place, Regions
 from training.teachers import Identity
 
@@ -37,8 +38,8 @@ ANCHORS = ((-1.0, -1.0), (1.0, -1.0), (0.0, 1.0))
 """Points of the frame that stay where they are: shoulders hang on them more than on the head. Three give every
 affine motion of the frame against the head."""
 ROUNDS = 3
-"""Times that a cell looks again where it came from. On real clips: 1.7 px of error after one, 1.3 after three, 1.3
-after eight (docs/log.md)."""
+"""Times that a cell looks again where it came from. On a real clip with wide turns: 2.1 to 2.5 px of error after one,
+1.5 to 1.8 after three and after eight (docs/log.md)."""
 
 
 class Window(NamedTuple):
@@ -53,15 +54,6 @@ class Window(NamedTuple):
         cell = NETWORK // maps.shape[-1]
         top, left, size = self.top // cell, self.left // cell, self.size // cell
         return maps[..., top : top + size, left : left + size]
-
-
-def warp(features: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
-    """Features [N, C, H, W] read at `field` [N, h, w, 2]: [N, C, h, w]; an identity field returns them to rounding.
-
-    Backward, bilinear, border padding, -1 and 1 at the centres of the first and last pixel: the only setting that
-    every runtime has natively.
-    """
-    return F.grid_sample(features, field, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def identity_grid(size: int) -> torch.Tensor:
@@ -111,7 +103,7 @@ class Code(NamedTuple):
     place: torch.Tensor
     """Learned maps of the expression, where it matters: [N, C, 32, 32]."""
     asked: torch.Tensor
-    """What the regions hear of all that: [N, inputs]."""
+    """What the regions hear of all that: the offsets, and where the keypoints stand, [N, inputs]."""
     base: torch.Tensor
     """Where each cell of the driving frame came from, in the source's frame, beside `turned`: [N, 2, 64, 64]."""
     turned: torch.Tensor
@@ -215,11 +207,6 @@ class Person(nn.Module):
         self.regions.bind(points, identity.keypoints[:, 2], float(teeth))
         return self
 
-    def asked(self, points: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        """What the regions hear of points [N, K + M, 2]: their offsets, and where the keypoints stand, [N, inputs]."""
-        posed = (points - self.source_points)[:, :KEYPOINTS]
-        return torch.cat([offsets.flatten(1), posed.flatten(1)], 1)
-
     def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
         """Driving keypoints [N, K, 2] and local landmarks [N, M, 2] taken apart into pose and expression."""
         points = torch.cat([keypoints, local_landmarks], 1)
@@ -231,7 +218,8 @@ class Person(nn.Module):
         # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.config.motion_channels, HEATMAP, HEATMAP)
         heat = heatmaps(aligned, self.axis) - self.source_heat
-        return Code(heat, offsets, place, self.asked(points, offsets), base, turned)
+        asked = torch.cat([offsets.flatten(1), (points - self.source_points)[:, :KEYPOINTS].flatten(1)], 1)
+        return Code(heat, offsets, place, asked, base, turned)
 
     def pulls(self, offsets: torch.Tensor, pose: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """What `follow` hears: how far points [N, K + M, 2] and anchors have to go to be back, [N, 2, K + M + A]."""
@@ -256,12 +244,9 @@ class Person(nn.Module):
         canvas = window.of(self.canvas) if window else self.canvas
         if self.training:
             # The layer's photo is not learned: told apart, the two warps take a third of the time of one.
-            shape = (len(field), -1, -1, -1)
-            photo, matte = self.layer[:, 0:3].detach().expand(shape), self.layer[:, 3:4].expand(shape)
-            moved, matte = warp(photo, field), warp(matte, field)
+            moved, matte = warp(self.layer[:, 0:3].detach(), field), warp(self.layer[:, 3:4], field)
         else:
-            layer = self.layer.expand(len(field), -1, -1, -1) if len(field) > 1 else self.layer
-            warped = warp(layer, field)
+            warped = warp(self.layer, field)
             moved, matte = warped[:, 0:3], warped[:, 3:4]
         return canvas + (moved - canvas) * matte
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from edge import topology as topo
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, NETWORK
-from training.student.blocks import Rectifier, Residual, Trunk, conv
+from training.student.blocks import Rectifier, Residual, Trunk, conv, warp
 
 ATLAS = (192, 160)
 """Height and width of the atlas, in texels."""
@@ -344,7 +344,7 @@ class Regions(Trunk):
             self.hold()
         where = self.reading(places, self.frame_x, self.frame_y)
         where = F.interpolate(where, size=self.held[2:], mode="bilinear", align_corners=True)
-        return _sampled(atlas, where.permute(0, 2, 3, 1)), self.held
+        return warp(atlas, where.permute(0, 2, 3, 1)), self.held
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
@@ -385,12 +385,12 @@ class Regions(Trunk):
             painted, correct = painted.float(), correct.float()
         painted = F.pixel_shuffle(painted, PACKED)
         opening, skins, insides, closed = self._geometry(keypoints, places, registered, correct)
-        skin = _sampled(torch.cat([self.skin, self.cover, self.shut], 1), skins)
+        skin = warp(torch.cat([self.skin, self.cover, self.shut], 1), skins)
         opacity = (skin[:, 3:4] + painted[:, 3:4]) * self.window
         shown = skin[:, 0:3] + skin[:, 4:7] * closed.unsqueeze(1)
         colour = shown * opacity + painted[:, 0:3] * self.window
         opening = opening.unsqueeze(1) * self.window
-        interior = _sampled(self.interior + painted[:, 4:7], insides)
+        interior = warp(self.interior + painted[:, 4:7], insides)
         colour = colour + (interior - colour) * opening
         return torch.cat([colour, opacity + opening - opacity * opening], 1)
 
@@ -522,7 +522,7 @@ class Regions(Trunk):
                 curves, rest = own.between_still(curves), own.between_still(rest)
             parts.append(_pulled(own.y, rest, curves) + region.top)
         rows = torch.cat([torch.cat(parts[:2], 2), parts[2]], 1)
-        self.skin.copy_(_sampled(crops, _pair(self.atlas_x, _unit(rows, ATLAS[0]))))
+        self.skin.copy_(warp(crops, _pair(self.atlas_x, _unit(rows, ATLAS[0]))))
         self.cover.fill_(1)
 
     def lids(self) -> torch.Tensor:
@@ -572,13 +572,6 @@ def _coarse(top: int, left: int, height: int, width: int) -> tuple[torch.Tensor,
     x = torch.linspace(left - PIXELS, left + width - 1 - PIXELS, width // COARSE)
     y, x = torch.meshgrid(y, x, indexing="ij")
     return x[None].contiguous(), y[None].contiguous()
-
-
-def _sampled(picture: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """A picture [1 or N, C, h, w] at places [N, H, W, 2]."""
-    if len(picture) != len(places):
-        picture = picture.expand(len(places), -1, -1, -1)
-    return F.grid_sample(picture, places, padding_mode="border", align_corners=True)
 
 
 def _some(rows: torch.Tensor) -> torch.Tensor:
