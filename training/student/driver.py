@@ -18,8 +18,8 @@ COMPONENTS = 48
 """Principal components of the landmarks that the fit looks at."""
 LOOKED_AT = np.unique(np.concatenate([topo.LOCAL, topo.STABLE, topo.FACE_OVAL]))
 """Landmarks that a fitted driver reads."""
-ROUNDS, NEWTON_STEPS = 4, 4
-"""Rounds of the pose fit, as in `edge.motion.fit_similarity`, and Newton steps of each: from three on, keypoints are
+ROUNDS, NEWTON_STEPS = 4, 3
+"""Rounds of the pose fit, as in `edge.motion.fit_similarity`, and Newton steps of each: keypoints are
 within a hundredth of a pixel."""
 
 
