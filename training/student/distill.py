@@ -489,8 +489,8 @@ def distil(
     setbacks: list[str] = []
     ailing = False
 
-    checkpoint, healthy, settling = (
-        run_folder / f"{name}.safetensors" for name in ("checkpoint", "healthy", "settling")
+    checkpoint, healthy, settling, drafts = (
+        run_folder / f"{name}.safetensors" for name in ("checkpoint", "healthy", "settling", "drafts")
     )
     bounds = dict.fromkeys(("minutes", "steps", "until_no_better"))
     made_by = asdict(config) | bounds | {"frames": _track_id(run_folder)}
@@ -592,8 +592,15 @@ def distil(
                     batch.occlusion,
                     targets.moving[rows].to(device),
                 )
-            if closeups is None or step % AGAIN_EVERY == 0 or step == schedule.state.motion_until:
+            last = max(schedule.state.motion_until or 0, step - step % AGAIN_EVERY)
+            if closeups is None and drafts.exists() and step != last:
+                stored, record = load_tensors(drafts)
+                if (record["step"], record["made_by"]) == (last, json.loads(json.dumps(made_by))):
+                    closeups = _closeups(student, training)._replace(drafts=stored["drafts"])
+            if closeups is None or step == last:
+                save(checkpoint)  # killed between the two, a run draws the same drafts again
                 closeups = _closeups(student, training, closeups)
+                save_tensors(drafts, {"drafts": closeups.drafts}, {"step": last, "made_by": made_by})
             shown = _rows(step, CLOSEUPS, len(training.frames), config.seed + 1)
             near = _closeup_loss(student, closeups, _load_motion(training, shown, student, config), shown)
             loss = loss + near

@@ -417,7 +417,7 @@ class Regions(Trunk):
             upper = curves[middle - 1] = curves[middle - 1] + shifts[:, 0:1]
             lower = curves[middle] = curves[middle] + shifts[:, 1:2]
             opening = torch.sigmoid((own.y - upper) * STEEP) * torch.sigmoid((lower - own.y) * STEEP) * own.across
-            shut = ((AJAR - (lower - upper) * own.narrow) * SHUTTING).clamp(0, 1)
+            shut = (((upper - lower) * own.narrow + AJAR) * SHUTTING).clamp(0, 1)
             rest = own.mean_curves()
             if region.iris is not None:
                 curves, rest = own.between_still(curves), own.between_still(rest)
