@@ -73,11 +73,11 @@ class DriverGraph(nn.Module):
         """Wrap a driver.
 
         Raises:
-            InputError: when it is not finite.
+            InputError: when its numbers have other shapes or are not finite.
         """
         super().__init__()
-        if not driver.finite():
-            raise InputError("The driver holds numbers that are not finite.")
+        if not driver.sound():
+            raise InputError("The driver is not a finite map of the right shapes.")
         self.driver = driver
         self.register_buffer("local", torch.from_numpy(LOCAL))
 

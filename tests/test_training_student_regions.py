@@ -35,8 +35,9 @@ def person(random_student, driving):
 
 
 def closeups(person, keypoints, local):
+    points = torch.cat([keypoints, local], 1)
     with torch.no_grad():
-        return person.closeups(keypoints, local, person.code(keypoints, local).asked)
+        return person.closeups(keypoints, local, person.asked(points, person.offsets(points)))
 
 
 def test_mouth_and_eyes_of_the_photo_are_the_photo(person):

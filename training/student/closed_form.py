@@ -205,7 +205,7 @@ def fit_regions(person: Person, points: torch.Tensor, photo: torch.Tensor) -> No
     """
     keypoints, local = points[:, :KEYPOINTS], points[:, KEYPOINTS:]
     with torch.no_grad():
-        person.regions.settle(keypoints, local, person.code(keypoints, local).asked)
+        person.regions.settle(keypoints, local, person.asked(points, person.offsets(points)))
         person.regions.take_pictures(photo, person.source_points)
 
 
@@ -218,7 +218,7 @@ def fit_codes(person: Person, points: torch.Tensor) -> None:
     """
     express = person.express
     with torch.no_grad():
-        offsets = (person.pose.align(points, person.pose(points[:, :KEYPOINTS])) - person.source_points).flatten(1)
+        offsets = person.offsets(points).flatten(1)
         mean = offsets.mean(0)
         _, spread, axes = torch.linalg.svd(offsets - mean, full_matrices=False)
         count = min(len(express.weight), len(spread))
@@ -242,21 +242,17 @@ def fit_follow(person: Person, points: torch.Tensor, field: torch.Tensor, moving
         field: float32 [T, 64, 64, 2], extended.
         moving: float32 [T, 64, 64, 1].
     """
-    cells = person.follow.out_features
-    products, asked = 0.0, 0.0
-    support = field.new_zeros(cells)
+    cells, count = person.follow.weight.shape
+    products, asked, support = (field.new_zeros(cells, *size) for size in ((count**2,), (count,), ()))
     with torch.no_grad():
         for some, seen, moves in zip(points.split(64), field.split(64), moving.split(64), strict=True):
             pose = person.pose(some[:, :KEYPOINTS])
             pulls = person.pulls(person.pose.align(some, pose) - person.source_points, pose)
             back, shown = _ways_back(person, pose, seen, moves)
-            pairs = torch.einsum("tap,taq->tpq", pulls, pulls).flatten(1)
-            products = products + shown.T @ pairs
-            asked = asked + torch.einsum("tc,tac,tap->cp", shown, back, pulls)
+            products += shown.T @ torch.einsum("tap,taq->tpq", pulls, pulls).flatten(1)
+            asked += torch.einsum("tc,tac,tap->cp", shown, back, pulls)
             support += shown.sum(0)
-        count = pulls.shape[2]
-        hold = RIDGE * torch.eye(count).to(points)
-        grams = products.view(-1, count, count) + hold
+        grams = products.view(-1, count, count) + RIDGE * torch.eye(count).to(points)
         weights = torch.cat(
             [
                 torch.linalg.solve(gram.double(), wanted.double())

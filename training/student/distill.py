@@ -227,15 +227,6 @@ class _Batch(NamedTuple):
     occlusion: torch.Tensor
 
 
-class _Closeups(NamedTuple):
-    """Mouth and eyes of all T frames as they lie in the atlas: uint8 [T, 3, h, w]."""
-
-    frames: torch.Tensor
-    """The teacher's."""
-    drafts: torch.Tensor
-    """What the student's layer and canvas show there."""
-
-
 class _Targets(NamedTuple):
     """What the motion network learns, for all T frames."""
 
@@ -364,30 +355,45 @@ def draw_track(student: Student, track: RenderedTrack) -> Iterator[np.ndarray]:
 
 
 @torch.no_grad()
-def _closeups(student: Student, track: RenderedTrack, known: _Closeups | None = None) -> _Closeups:
-    """Close-ups of a track; the teacher's are taken over from those `known`."""
-    person, device = student.person, student.person.canvas.device
-    frames, drafts = [], []
+def _shown(student: Student, track: RenderedTrack) -> torch.Tensor:
+    """Mouth and eyes of the teacher's frames as they lie in the atlas: uint8 [T, 3, h, w]."""
+    parts = []
+    for rows, _, _, spots in _in_the_atlas(student, track):
+        frames = torch.from_numpy(np.array(track.frames[rows])).to(spots.device).float()
+        parts.append(warp(frames, spots).round().byte())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _drafts(student: Student, track: RenderedTrack) -> torch.Tensor:
+    """What the student's layer and canvas show there: uint8 [T, 3, h, w]."""
+    person, parts = student.person, []
+    for _, keypoints, local, spots in _in_the_atlas(student, track):
+        field = warp(student.motion(keypoints, local).field.permute(0, 3, 1, 2), spots).permute(0, 2, 3, 1)
+        moved, canvas = warp(person.layer, field), warp(person.canvas, spots)
+        parts.append(((canvas + (moved[:, :3] - canvas) * moved[:, 3:]).clamp(0, 1) * 255).round().byte())
+    return torch.cat(parts)
+
+
+def _in_the_atlas(
+    student: Student, track: RenderedTrack
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Rows of a track, their keypoints and local landmarks, and the atlas's texels in their frames."""
+    regions, device = student.person.regions, student.person.canvas.device
     for start in range(0, len(track.frames), CHUNK):
         rows = slice(start, start + CHUNK)
         keypoints, local = (torch.from_numpy(np.array(track[part][rows])).to(device) for part in (1, 2))
-        spots = person.regions.spots(person.regions.places(keypoints, local))
-        if known is None:
-            shown = torch.from_numpy(np.array(track.frames[rows])).to(device).float()
-            frames.append(warp(shown, spots).round().byte())
-        field = warp(student.motion(keypoints, local).field.permute(0, 3, 1, 2), spots).permute(0, 2, 3, 1)
-        moved, canvas = warp(person.layer, field), warp(person.canvas, spots)
-        drafts.append(((canvas + (moved[:, :3] - canvas) * moved[:, 3:]).clamp(0, 1) * 255).round().byte())
-    return _Closeups(known.frames if known else torch.cat(frames), torch.cat(drafts))
+        yield rows, keypoints, local, regions.spots(regions.places(keypoints, local))
 
 
-def _closeup_loss(student: Student, closeups: _Closeups, batch: _Batch, rows: np.ndarray) -> torch.Tensor:
-    """What the pictures of mouth and eyes err over their drafts: as `student_loss`, all of it box."""
+def _closeup_loss(student: Student, batch: _Batch, shown: torch.Tensor, drafts: torch.Tensor) -> torch.Tensor:
+    """What the pictures of mouth and eyes err, over uint8 drafts, from what the teacher has shown: all of it box."""
     person = student.person
     with torch.no_grad():
-        code = person.code(batch.keypoints, batch.local_landmarks)
-    atlas, _ = person.closeups(batch.keypoints, batch.local_landmarks, code.asked)
-    wanted, draft = (part[rows].to(atlas).float() / 255 for part in closeups)
+        points = torch.cat([batch.keypoints, batch.local_landmarks], 1)
+        asked = person.asked(points, person.offsets(points))
+    atlas, _ = person.closeups(batch.keypoints, batch.local_landmarks, asked)
+    wanted, draft = (part.to(atlas).float() / 255 for part in (shown, drafts))
     made = draft - draft * atlas[:, 3:4] + atlas[:, 0:3]
     return closeup_loss(made, wanted, person.regions.window)
 
@@ -489,17 +495,19 @@ def distil(
     setbacks: list[str] = []
     ailing = False
 
-    checkpoint, healthy, settling, drafts = (
+    checkpoint, healthy, settling, drafted = (
         run_folder / f"{name}.safetensors" for name in ("checkpoint", "healthy", "settling", "drafts")
     )
     bounds = dict.fromkeys(("minutes", "steps", "until_no_better"))
-    made_by = asdict(config) | bounds | {"frames": _track_id(run_folder)}
+    # As it comes back from a file: tuples are lists there.
+    made_by = json.loads(json.dumps(asdict(config) | bounds | {"frames": _track_id(run_folder)}))
     targets = _targets(training)
     matte = find_matte(torch.from_numpy(np.array(training.motion_field)), targets.moving)
     inside = find_inside(matte)
     # The photo in the layer stays itself: to learn it is to average misplacements into soft skin. Nor gets it holes.
     learned = torch.cat([torch.zeros(1, 3, NETWORK, NETWORK), (~inside).float()], 1).to(device)
-    closeups: _Closeups | None = None
+    shown: torch.Tensor | None = None
+    drafts: torch.Tensor | None = None
     resumed = _resume(checkpoint, made_by, student, optimiser, average)
     if resumed:
         step, seconds, history = resumed["step"], resumed["seconds"], resumed["history"]
@@ -528,8 +536,8 @@ def distil(
             person.canvas.copy_(find_canvas(training.frames, targets.moving, photo))
         progress("layers", 0.3, "outline")
         refine_layers(person, training.frames, targets.field, inside)
-        closeups = _closeups(student, training)
-        fit_closeups(person, points, closeups.frames)
+        shown = _shown(student, training)
+        fit_closeups(person, points, shown)
         seconds += time.monotonic() - begun
         for name, p in student.named_parameters():
             average[name].copy_(p)
@@ -592,17 +600,20 @@ def distil(
                     batch.occlusion,
                     targets.moving[rows].to(device),
                 )
+            if shown is None:
+                shown = _shown(student, training)
             last = max(schedule.state.motion_until or 0, step - step % AGAIN_EVERY)
-            if closeups is None and drafts.exists() and step != last:
-                stored, record = load_tensors(drafts)
-                if (record["step"], record["made_by"]) == (last, json.loads(json.dumps(made_by))):
-                    closeups = _closeups(student, training)._replace(drafts=stored["drafts"])
-            if closeups is None or step == last:
+            if drafts is None and step != last and drafted.exists():
+                stored, record = load_tensors(drafted)
+                if (record["step"], record["made_by"]) == (last, made_by):
+                    drafts = stored["drafts"]
+            if drafts is None or step == last:
                 save(checkpoint)  # killed between the two, a run draws the same drafts again
-                closeups = _closeups(student, training, closeups)
-                save_tensors(drafts, {"drafts": closeups.drafts}, {"step": last, "made_by": made_by})
-            shown = _rows(step, CLOSEUPS, len(training.frames), config.seed + 1)
-            near = _closeup_loss(student, closeups, _load_motion(training, shown, student, config), shown)
+                drafts = _drafts(student, training)
+                save_tensors(drafted, {"drafts": drafts}, {"step": last, "made_by": made_by})
+            again = _rows(step, CLOSEUPS, len(training.frames), config.seed + 1)
+            poses = _load_motion(training, again, student, config)
+            near = _closeup_loss(student, poses, shown[again], drafts[again])
             loss = loss + near
             note = {name: round(value.item(), 5) for name, value in terms._asdict().items() if value.item()}
             note["closeups"] = round(near.item(), 5)
@@ -716,7 +727,7 @@ def _resume(
     if not checkpoint.exists():
         return None
     tensors, record = load_tensors(checkpoint)
-    if record["made_by"] != json.loads(json.dumps(made_by)):
+    if record["made_by"] != made_by:
         return None
     own = student.state_dict()
     stored = {name: tensors[f"student/{name}"] for name in own if f"student/{name}" in tensors}

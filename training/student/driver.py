@@ -4,6 +4,8 @@ A teacher that moves keypoints with the head alone has an exact one, `RigidDrive
 keypoints that MEM found in the frames of one person's track: a linear map and a small hidden layer.
 """
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import nn
@@ -24,11 +26,16 @@ within a hundredth of a pixel."""
 
 
 class Driver(nn.Module):
-    """Landmarks float32 [N, 478, 3], crop coordinates → keypoints [N, K, 2]. All it knows are its buffers."""
+    """Landmarks float32 [N, 478, 3], crop coordinates → keypoints [N, K, 2]. All it knows is its state."""
 
-    def finite(self) -> bool:
-        """Whether all its numbers are."""
-        return all(bool(torch.isfinite(part).all()) for part in self.buffers())
+    SHAPES: ClassVar[dict[str, tuple[int, ...]]]
+    """Of its state, by name."""
+
+    def sound(self) -> bool:
+        """Whether its state has the right shapes and is finite."""
+        state = self.state_dict()
+        shapes = {name: tuple(part.shape) for name, part in state.items()}
+        return shapes == self.SHAPES and all(bool(torch.isfinite(part).all()) for part in state.values())
 
     def faces(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Landmarks [N, 478, 3] as near a face as this driver needs them, made of any: to compare runtimes on."""
@@ -41,6 +48,8 @@ class RigidDriver(Driver):
     The same pose as `edge.motion.fit_similarity` finds, depth weighed as there, from plain products that every runtime
     has: the rotation is the orthogonal factor of a 3 × 3 matrix, by Newton's iteration with scaling (Higham 1986).
     """
+
+    SHAPES: ClassVar = {"reference": (len(topo.STABLE), 3), "keypoints": (KEYPOINTS, 3)}
 
     reference: torch.Tensor
     keypoints: torch.Tensor
@@ -101,9 +110,8 @@ class RigidDriver(Driver):
         for _ in range(NEWTON_STEPS):
             terms = torch.matmul(flat, self.cofactors)
             cofactors = terms[:, 0:9] * terms[:, 9:18] - terms[:, 18:27] * terms[:, 27:36]
-            inverse = cofactors / (
-                torch.matmul(flat * cofactors, self.total) * (1 / 3)
-            )  # by the determinant; transposed
+            determinant = torch.matmul(flat * cofactors, self.total) * (1 / 3)
+            inverse = cofactors / determinant  # transposed
             balance = torch.matmul(inverse * inverse, self.total) / torch.matmul(flat * flat, self.total)
             balance = balance.sqrt().sqrt()
             flat = 0.5 * (flat * balance + inverse / balance)
@@ -130,6 +138,11 @@ def _cofactors() -> torch.Tensor:
 class FittedDriver(Driver):
     """keypoints = weight · c + bias + outer · relu(inner · c + inner_bias), c what it reads of the 478 × 3 numbers."""
 
+    SHAPES: ClassVar = {
+        "weight": (3 * len(LOOKED_AT), 2 * KEYPOINTS), "bias": (2 * KEYPOINTS,),
+        "inner": (3 * len(LOOKED_AT), HIDDEN), "inner_bias": (HIDDEN,), "outer": (HIDDEN, 2 * KEYPOINTS),
+    }  # fmt: skip
+
     weight: torch.Tensor
     bias: torch.Tensor
     inner: torch.Tensor
@@ -140,7 +153,7 @@ class FittedDriver(Driver):
         self, weight: torch.Tensor, bias: torch.Tensor, inner: torch.Tensor, inner_bias: torch.Tensor,
         outer: torch.Tensor,
     ) -> None:  # fmt: skip
-        """float32 [3 · read, K · 2], [K · 2], [3 · read, HIDDEN], [HIDDEN], [HIDDEN, K · 2]."""
+        """float32, of `SHAPES`."""
         super().__init__()
         named = {"weight": weight, "bias": bias, "inner": inner, "inner_bias": inner_bias, "outer": outer}
         for name, part in named.items():

@@ -103,7 +103,7 @@ class Code(NamedTuple):
     place: torch.Tensor
     """Learned maps of the expression, where it matters: [N, C, 32, 32]."""
     asked: torch.Tensor
-    """What the regions hear of all that: the offsets, and where the keypoints stand, [N, inputs]."""
+    """What the regions hear of all that: [N, inputs]."""
     base: torch.Tensor
     """Where each cell of the driving frame came from, in the source's frame, beside `turned`: [N, 2, 64, 64]."""
     turned: torch.Tensor
@@ -207,6 +207,15 @@ class Person(nn.Module):
         self.regions.bind(points, identity.keypoints[:, 2], float(teeth))
         return self
 
+    def offsets(self, points: torch.Tensor) -> torch.Tensor:
+        """How far points [N, K + M, 2] are from the source's, in the source's frame: same shape."""
+        return self.pose.align(points, self.pose(points[:, :KEYPOINTS])) - self.source_points
+
+    def asked(self, points: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """What the regions hear of points [N, K + M, 2]: their offsets, and where the keypoints stand, [N, inputs]."""
+        posed = (points - self.source_points)[:, :KEYPOINTS]
+        return torch.cat([offsets.flatten(1), posed.flatten(1)], 1)
+
     def code(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> Code:
         """Driving keypoints [N, K, 2] and local landmarks [N, M, 2] taken apart into pose and expression."""
         points = torch.cat([keypoints, local_landmarks], 1)
@@ -218,8 +227,7 @@ class Person(nn.Module):
         # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.config.motion_channels, HEATMAP, HEATMAP)
         heat = heatmaps(aligned, self.axis) - self.source_heat
-        asked = torch.cat([offsets.flatten(1), (points - self.source_points)[:, :KEYPOINTS].flatten(1)], 1)
-        return Code(heat, offsets, place, asked, base, turned)
+        return Code(heat, offsets, place, self.asked(points, offsets), base, turned)
 
     def pulls(self, offsets: torch.Tensor, pose: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """What `follow` hears: how far points [N, K + M, 2] and anchors have to go to be back, [N, 2, K + M + A]."""

@@ -404,7 +404,7 @@ class Regions(Trunk):
         """Four maps of the atlas.
 
         What is open [N, h, w]; where skin and where the interior is read in the atlas, -1..1 [N, h, w, 2]; how far
-        lids are shut [N, h, w].
+        lids are shut [N, h, w] (of a mouth it says nothing, whose `shut` is empty).
         """
         parts, at = [], 0
         for number, (region, own, points) in enumerate(zip(REGIONS, self.own, registered, strict=True)):
@@ -421,13 +421,12 @@ class Regions(Trunk):
             rest = own.mean_curves()
             if region.iris is not None:
                 curves, rest = own.between_still(curves), own.between_still(rest)
-            skin = _pulled(own.y, curves, rest)
-            if region.iris is not None:
                 start = correct.shape[1] - 4 + 2 * number
                 iris = points[:, -1:] - own.rest[:, -1:] + 4 * correct[:, start : start + 2].unsqueeze(1)
                 inside = own.x - iris[:, :, 0:1] + 0 * own.y, own.y - iris[:, :, 1:2] + 0 * own.x
             else:
                 inside = self._in_the_head(keypoints, places[number], own)
+            skin = _pulled(own.y, curves, rest)
             parts.append(
                 [
                     opening,
