@@ -1,8 +1,8 @@
 """Do mouth and eyes move as they should? `python benchmarks/faces.py CLIP… --portraits DIR`.
 
-Trains a student of each portrait as `superface make` does, and lets every clip drive it: what its frames show of mouth
-and eyes is held against its teacher's frames of the same motion (training/measures/face.py), which training never saw.
-Beside the clips, procedural talking.
+Trains a student of each portrait as `people.py` does, in the same folder if that is asked for, and lets every clip
+drive it: what its frames show of mouth and eyes is held against its teacher's frames of the same motion
+(training/measures/face.py), which training never saw. Beside the clips, procedural talking.
 
     WORK/students/           the students; who is there is not trained again
     WORK/sheets/NAME-CLIP.png    eight frames, teacher above student, mouth and eyes below
@@ -15,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
@@ -28,11 +27,10 @@ from people import (
     Task,
     add_people,
     add_students,
-    learn,
     material,
     read_rows,
-    render_all,
     students_of,
+    train_all,
     write_rows,
 )
 from PIL import Image
@@ -40,7 +38,7 @@ from tqdm import tqdm
 
 from edge.__main__ import run_safely
 from edge.driving.track import read_driving
-from edge.errors import InputError
+from edge.errors import FidelityError, InputError
 from edge.judges.bench import machine
 from edge.spec import NETWORK
 from training.checkpoint import load_student
@@ -57,25 +55,11 @@ SHOWN, TILE = 8, 224
 """Frames of a sheet, and the pixels of a tile."""
 
 
-def student_file(task: Task) -> Path:
-    """Where a student is kept."""
-    return task.work / "students" / f"{task.tag()}.safetensors"
-
-
-def train(task: Task, threads: int) -> None:
-    """One student, kept."""
-    torch.set_num_threads(threads)
-    _, own = learn(task, material(task.photo, task.frames))
-    student_file(task).parent.mkdir(exist_ok=True)
-    os.replace(own / "student.safetensors", student_file(task))
-    shutil.rmtree(own)
-
-
 def measure(task: Task, clips: dict[str, Path], threads: int) -> list[dict[str, Any]]:
     """A row a clip, and its sheet."""
     torch.set_num_threads(threads)
     ready = material(task.photo, task.frames)
-    student, _ = load_student(student_file(task))
+    student, _ = load_student(task.student())
     lpips = load_lpips(torch.device("cpu"))
     rows = []
     for name, clip in {PROCEDURAL: None, **clips}.items():
@@ -136,15 +120,14 @@ def main() -> int:
     if missing := [clip for clip in clips.values() if not clip.is_file()]:
         raise InputError(f"There is no clip {missing[0]}.")
     tasks = students_of(arguments, arguments.people)
+    for row, _ in tqdm(train_all(tasks, arguments.work / "people.csv", arguments.jobs), "students", len(tasks)):
+        if row.get("died"):
+            raise FidelityError(f"{row['name']}: {row['died']}")
     threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
     conditions = {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
         try:
-            new = [task for task in tasks if not student_file(task).exists()]
-            render_all(pool, new, threads)
-            for job in tqdm([pool.submit(train, task, threads) for task in new], desc="students"):
-                job.result()
             measured = [pool.submit(measure, task, clips, threads) for task in tasks]
             for job in tqdm(measured, desc="measured"):
                 rows += [row | conditions for row in job.result()]

@@ -5,9 +5,10 @@ what it draws of its teacher's mouth and eyes (training/measures/expressions.py)
 (training/student/census.py). One portrait proves nothing: whatever is decided about training is decided over several,
 with more than one seed.
 
-    WORK/NAME/               the teacher's frames, rendered once for all seeds
-    WORK/sheets/NAME-SEED-*  mouth and eyes, teacher above student; the census, layer by layer
-    WORK/people.csv          a row a student; what is in it is not trained again
+    WORK/NAME/                 the teacher's frames, rendered once for all seeds
+    WORK/students/NAME-SEED-*  the students
+    WORK/sheets/NAME-SEED-*    mouth and eyes, teacher above student; the census, layer by layer
+    WORK/people.csv            a row a student; what is in it is not trained again
 
 A run that was stopped goes on when the same command is given again.
 """
@@ -42,8 +43,8 @@ from training.student.network import Student
 from training.teachers import Identity, Teacher
 from training.teachers.mesh import MeshTeacher
 
-STEPS = 2500
-"""About what the default run of six minutes takes on two cores."""
+STEPS = 1400
+"""About what the default run of nine minutes takes on two cores."""
 KEY = ("name", "seed", "steps", "frames", "gflops", "learning_rate", "design")
 """Columns that tell a student from all others."""
 
@@ -80,6 +81,10 @@ class Task(NamedTuple):
         """The name of its files: person, seed and steps, then whatever is not as it ships."""
         own, shipped = self.row(), Task("", Path(), Path(), DistilConfig()).row()
         return "-".join(str(own[column]) for column in KEY if column in KEY[:3] or own[column] != shipped[column])
+
+    def student(self) -> Path:
+        """Where the student is kept."""
+        return self.work / "students" / f"{self.tag()}.safetensors"
 
 
 def people(folder: Path | None, names: Sequence[str] = ()) -> dict[str, Path]:
@@ -135,7 +140,7 @@ def learn(task: Task, ready: Material) -> tuple[DistilResult, Path]:
 
 
 def train(task: Task, threads: int) -> tuple[dict[str, Any], str]:
-    """One student: its row and its census; its close-ups go to WORK/sheets."""
+    """One student, kept: its row and its census; its close-ups go to WORK/sheets."""
     torch.set_num_threads(threads)
     ready = material(task.photo, task.frames)
     row, tag = task.row(), task.tag()
@@ -148,6 +153,8 @@ def train(task: Task, threads: int) -> tuple[dict[str, Any], str]:
     table = census_table(result.census)
     write_text(sheets / f"{tag}.txt", table + "\n")
     row |= judge(result, ready, sheets / f"{tag}.png")
+    task.student().parent.mkdir(exist_ok=True)
+    os.replace(own / "student.safetensors", task.student())
     shutil.rmtree(own)
     return row, table
 

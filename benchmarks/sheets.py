@@ -1,7 +1,7 @@
 """Would you show it to the person in it? `python benchmarks/sheets.py --portraits DIR`.
 
 Draws each portrait in sixteen poses at full size, and below them its eyes and mouth enlarged: the teacher's frames, and
-a student's below them where `--students` names a folder that benchmarks/faces.py trained in. To be looked at, before
+a student's below them where `--students` names a folder that benchmarks/people.py trained in. To be looked at, before
 and after a change.
 
     OUTPUT/NAME.png    poses, four a row;    OUTPUT/NAME_near.png    eyes and mouths
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from faces import student_file
 from people import STEPS, Task, material, people
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -117,9 +116,9 @@ def main() -> int:
         student = None
         if arguments.students:
             config = DistilConfig(minutes=None, steps=arguments.steps)
-            student = student_file(Task(name, photo, arguments.students, config))
+            student = Task(name, photo, arguments.students, config).student()
             if not student.is_file():
-                raise InputError(f"There is no student {student}. benchmarks/faces.py trains it.")
+                raise InputError(f"There is no student {student}. benchmarks/people.py trains it.")
         rows, local = frames_of(photo, student)
         draw_poses(rows).save(arguments.output / f"{name}.png")
         draw_near(rows, local).save(arguments.output / f"{name}_near.png")

@@ -6,7 +6,7 @@ import sys
 import faces as benchmark
 import numpy as np
 import pytest
-from people import STEPS, Task, people
+from people import STEPS, Task, people, write_rows
 from PIL import Image
 
 from edge.driving.track import Track, save_track
@@ -20,8 +20,9 @@ NAME = "grace_hopper"
 def task(random_student, tmp_path):
     """An untrained student of the bundled portrait, where a trained one would lie."""
     task = Task(NAME, people(None, [NAME])[NAME], tmp_path, DistilConfig(minutes=None, steps=STEPS))
-    benchmark.student_file(task).parent.mkdir()
-    save_student(benchmark.student_file(task), random_student)
+    task.student().parent.mkdir()
+    save_student(task.student(), random_student)
+    write_rows(tmp_path / "people.csv", [task.row()])
     return task
 
 
@@ -42,10 +43,10 @@ def test_every_clip_makes_a_row_and_a_sheet(task, driving, landmark_model, tmp_p
 def test_rows_of_others_stay(task, tmp_path, monkeypatch):
     """And no process is begun for what is there already but the measuring."""
     table = tmp_path / "faces.csv"
-    table.write_text(f"portrait,seed,steps,clip,gaze\nsomeone,0,2500,talk,3\n{NAME},0,2500,talk,1\n")
+    table.write_text(f"portrait,seed,steps,clip,gaze\nsomeone,0,2500,talk,3\n{NAME},0,{STEPS},talk,1\n")
     monkeypatch.setattr(benchmark, "ProcessPoolExecutor", lambda jobs, context: Here())
     monkeypatch.setattr(benchmark, "measure", lambda task, clips, threads: [
-        {"portrait": task.name, "seed": 0, "steps": 2500, "clip": clip, "gaze": 2} for clip in clips
+        {"portrait": task.name, "seed": 0, "steps": STEPS, "clip": clip, "gaze": 2} for clip in clips
     ])  # fmt: skip
     clip = tmp_path / "talk.npz"
     clip.touch()

@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import sheets
-from faces import student_file
 from people import Task, people
 from PIL import Image
 
@@ -17,7 +16,7 @@ NAME = "grace_hopper"
 
 def test_sheets_of_a_portrait(random_student, landmark_model, tmp_path, monkeypatch):
     monkeypatch.setenv("SUPERFACE_LANDMARKER", str(landmark_model))
-    file = student_file(Task(NAME, people(None, [NAME])[NAME], tmp_path, DistilConfig(minutes=None, steps=7)))
+    file = Task(NAME, people(None, [NAME])[NAME], tmp_path, DistilConfig(minutes=None, steps=7)).student()
     file.parent.mkdir()
     save_student(file, random_student)
     arguments = ["--people", NAME, "-o", str(tmp_path / "sheets"), "--students", str(tmp_path), "--steps", "7"]

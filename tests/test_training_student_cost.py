@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import torch
 
 from edge.errors import InputError
 from training.config import TIERS, StudentConfig
@@ -28,6 +29,16 @@ def test_modules_add_up_to_the_whole():
     )
     assert sum(cost.modules[part] for part in parts) == pytest.approx(cost.gmacs, rel=0.01)
     assert cost.modules["driver"] == pytest.approx(driver_gmacs())
+
+
+def test_counting_draws_no_random_numbers():
+    """It is done once in a process, and a seed is to mean the same student before and after."""
+    for counted in (driver_gmacs, student_cost, student_config):
+        counted.cache_clear()
+    before = torch.get_rng_state()
+    driver_gmacs()
+    student_config(TIERS["nano"])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_uncounted_work_is_listed():
