@@ -215,9 +215,9 @@ def _unpacked(
 def rewrite(graph_module: torch.fx.GraphModule, target: str) -> None:
     """Write operations in the form that a backend takes, in place: the same numbers.
 
-    XNNPACK knows `unsqueeze` in some places only, and each that it leaves cuts the graph in two. It knows no warp; of
-    ExecuTorch's own kernels for it, the vectorised one (on ARM) pads with zeros. So the field is clamped to the crop,
-    where no padding is met.
+    XNNPACK knows `unsqueeze` in some places only and no `select`, and each that it leaves cuts the graph in two. It
+    knows no warp; of ExecuTorch's own kernels for it, the vectorised one (on ARM) pads with zeros. So the field is
+    clamped to the crop, where no padding is met.
     """
     aten, graph = torch.ops.aten, graph_module.graph
     scalars = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.rsub.Scalar)
@@ -226,6 +226,13 @@ def rewrite(graph_module: torch.fx.GraphModule, target: str) -> None:
             node.args = tuple(float(value) if isinstance(value, int) else value for value in node.args)
         elif target == "xnnpack" and node.target == aten.unsqueeze.default:
             node.target, node.args = aten.view.default, (node.args[0], list(node.meta["val"].shape))
+        elif target == "xnnpack" and node.target == aten.select.int:
+            values, axis, at = node.args
+            at %= values.meta["val"].shape[axis]
+            with graph.inserting_before(node):
+                part = graph.call_function(aten.slice.Tensor, (values, axis, at, at + 1))
+            part.meta = dict(node.meta, val=values.meta["val"].narrow(axis, at, 1))
+            node.target, node.args = aten.view.default, (part, list(node.meta["val"].shape))
         elif target == "xnnpack" and node.target == aten.grid_sampler.default:
             features, field, mode, padding, corners = node.args
             if (padding, corners) != (1, True):

@@ -131,7 +131,7 @@ def test_the_inside_of_a_mouth_is_what_opens(random_student, driving, faces):
     points = torch.cat([local[:, :KEYPOINTS], local], 1)
     fit_regions(person, points, person.layer[:, :3])
     eyes = person.regions.interior[:, :, : REGIONS[2].top].clone()
-    opening = person.regions.geometry(points[:, :KEYPOINTS], local)[0]
+    opening = person.regions.geometry(points)[0]
     shown = torch.stack([opening, 1 - opening, torch.zeros_like(opening)], 1).mul(255).round().byte()
     fit_closeups(person, points, shown)
     mouth = person.regions.interior[:, :, REGIONS[2].top :]

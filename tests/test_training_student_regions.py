@@ -15,9 +15,9 @@ from training.student.regions import ATLAS, COARSE, PIXELS, REGIONS, invert, thr
 
 
 def posed(faces, **moved):
-    """Keypoints and local landmarks of the first face under controls: [1, K, 2], [1, M, 2]."""
+    """Keypoints and local landmarks of the first face under controls: [1, K + M, 2]."""
     landmarks = torch.from_numpy(pose_face(faces[0], Controls.rest(1, **moved)))[:, torch.from_numpy(LOCAL), :2]
-    return landmarks[:, :KEYPOINTS].contiguous(), landmarks
+    return torch.cat([landmarks[:, :KEYPOINTS], landmarks], 1)
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +34,13 @@ def person(random_student, driving):
     return person
 
 
-def closeups(person, keypoints, local):
-    points = torch.cat([keypoints, local], 1)
+def closeups(person, points):
     with torch.no_grad():
-        return person.closeups(keypoints, local, person.asked(points, person.offsets(points)))
+        return person.closeups(points, person.asked(points, person.offsets(points)))
 
 
 def test_mouth_and_eyes_of_the_photo_are_the_photo(person):
-    keypoints, local = person.source_points.split([KEYPOINTS, LOCAL_LANDMARKS], 1)
-    atlas, places = closeups(person, keypoints, local)
+    atlas, places = closeups(person, person.source_points)
     photo = person.layer[:, :3].detach()
     empty = torch.zeros_like(photo)
     over = person.lay(empty, atlas, places)
@@ -54,8 +52,7 @@ def test_mouth_and_eyes_of_the_photo_are_the_photo(person):
 
 def test_only_a_part_of_the_frame_is_read(person, faces):
     """A still frame outside of it, and the same picture as a window of the whole inside."""
-    keypoints, local = posed(faces, yaw_deg=20, jaw_open=0.5)
-    atlas, places = closeups(person, keypoints, local)
+    atlas, places = closeups(person, posed(faces, yaw_deg=20, jaw_open=0.5))
     frame = torch.rand(1, 3, NETWORK, NETWORK, generator=torch.Generator().manual_seed(0))
     laid = person.lay(frame, atlas, places)
     top, left, height, width = person.regions.held
@@ -70,12 +67,10 @@ def test_only_a_part_of_the_frame_is_read(person, faces):
 @settings(max_examples=20, deadline=None)
 @given(yaw=st.floats(-30, 30), roll=st.floats(-20, 20), jaw=st.floats(0, 1), blink=st.floats(0, 1))
 def test_the_frame_is_read_where_texels_lie(person, faces, yaw, roll, jaw, blink):
-    keypoints, local = posed(faces, yaw_deg=yaw, roll_deg=roll, jaw_open=jaw, blink_right=blink)
     regions = person.regions
-    places = regions.places(keypoints, local)
-    axis = torch.linspace(-1, 1, NETWORK // COARSE)
-    down, across = torch.meshgrid(axis, axis, indexing="ij")
-    spots, reading = regions.spots(places), regions.reading(places, PIXELS * across[None], PIXELS * down[None])
+    places = regions.places(posed(faces, yaw_deg=yaw, roll_deg=roll, jaw_open=jaw, blink_right=blink))
+    axis = PIXELS * torch.linspace(-1, 1, NETWORK // COARSE)
+    spots, reading = regions.spots(places), regions.reading(places, axis[None, None], axis[None, :, None])
     found = warp(reading, spots).permute(0, 2, 3, 1)
     y, x = torch.meshgrid(torch.linspace(-1, 1, ATLAS[0]), torch.linspace(-1, 1, ATLAS[1]), indexing="ij")
     wrong = (found - torch.stack([x, y], -1)).abs() * torch.tensor([ATLAS[1], ATLAS[0]]) / 2
@@ -85,7 +80,7 @@ def test_the_frame_is_read_where_texels_lie(person, faces, yaw, roll, jaw, blink
 
 def test_lids_that_meet_show_no_eye_and_lips_that_part_a_mouth(person, faces):
     def opened(**moved):
-        openings = person.regions.geometry(*posed(faces, **moved))[0]
+        openings = person.regions.geometry(posed(faces, **moved))[0]
         return [
             float(openings[0, part.top : part.top + part.height, part.left : part.left + part.width].sum())
             for part in REGIONS
@@ -100,15 +95,15 @@ def test_lids_that_meet_show_no_eye_and_lips_that_part_a_mouth(person, faces):
 
 def test_lids_shut_and_leave_brow_and_cheek_alone(person, faces):
     regions = person.regions
-    *_, rests = regions.geometry(*posed(faces))
-    _, skin, _, shut = regions.geometry(*posed(faces, blink_right=1.0))
-    right, left = (regions.own[number] for number in (0, 1))
+    *_, rests = regions.geometry(posed(faces))
+    _, skin, _, shut = regions.geometry(posed(faces, blink_right=1.0))
+    eyes = regions.own[0]
     middle = 40
     assert rests[0, 30, middle] < 0.2
     assert shut[0, 30, middle] == 1
     assert shut[0, 30, 80 + middle] < 0.2
     rows = (skin[0, :64, middle, 1] + 1) / 2 * (ATLAS[0] - 1)
-    above, below = int(right.still[0, 0, middle]), int(right.still[1, 0, middle]) + 2
+    above, below = int(eyes.still[0, 0, middle]), int(eyes.still[0, 3, middle]) + 2
     own = torch.arange(64.0)
     torch.testing.assert_close(rows[:above], own[:above], atol=0.1, rtol=0)
     torch.testing.assert_close(rows[below:], own[below:], atol=0.1, rtol=0)
@@ -117,18 +112,15 @@ def test_lids_shut_and_leave_brow_and_cheek_alone(person, faces):
     assert lids.shape == (64, 2)
     assert (lids[:above] == 0).all()
     assert (lids.amax(0) == 1).all()
-    assert left.narrow[0, 0, middle] > 0
+    assert (eyes.narrow[:, 0, middle] > 0).all()
 
 
 def test_irises_follow_their_landmarks(person, faces):
-    keypoints, local = posed(faces)
-    aside = local.clone()
-    aside[:, :2, 0] += 6 * 2 / (NETWORK - 1)  # the two irises come first
+    points = posed(faces)
+    aside = points.clone()
+    aside[:, KEYPOINTS : KEYPOINTS + 2, 0] += 6 * 2 / (NETWORK - 1)  # the two irises come first
     regions = person.regions
-    places = regions.places(keypoints, local)
-    nothing = torch.zeros(1, regions.correct.out_features)
-    both = [regions.registered(places, points) for points in (local, aside)]
-    straight, moved = (regions._geometry(keypoints, places, points, nothing)[2] for points in both)
+    straight, moved = (regions.geometry(some)[2] for some in (points, aside))
     eye = REGIONS[0]
     rows, columns = slice(24, 44), slice(30, 50)
     shift = (straight - moved)[0, rows, columns].mean((0, 1)) * torch.tensor([ATLAS[1] - 1, ATLAS[0] - 1]) / 2
@@ -145,8 +137,8 @@ def test_inverses(values):
 
 def test_a_face_that_has_collapsed_is_a_frame_all_the_same(person):
     keypoints, local = person.source_points.split([KEYPOINTS, LOCAL_LANDMARKS], 1)
-    for points in (torch.zeros_like(local), local * torch.tensor([-1.0, 1.0]), local * torch.tensor([1.0, 0.0])):
-        atlas, places = closeups(person, keypoints, points)
+    for fallen in (torch.zeros_like(local), local * torch.tensor([-1.0, 1.0]), local * torch.tensor([1.0, 0.0])):
+        atlas, places = closeups(person, torch.cat([keypoints, fallen], 1))
         assert person.lay(torch.zeros(1, 3, NETWORK, NETWORK), atlas, places).isfinite().all()
 
 

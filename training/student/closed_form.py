@@ -203,9 +203,8 @@ def fit_regions(person: Person, points: torch.Tensor, photo: torch.Tensor) -> No
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         photo: float32 [1, 3, 512, 512].
     """
-    keypoints, local = points[:, :KEYPOINTS], points[:, KEYPOINTS:]
     with torch.no_grad():
-        person.regions.settle(keypoints, local, person.asked(points, person.offsets(points)))
+        person.regions.settle(points, person.asked(points, person.offsets(points)))
         person.regions.take_pictures(photo, person.source_points)
 
 
@@ -279,7 +278,7 @@ def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor) -> N
     teeth, lids = points.new_zeros(1, 4, *ATLAS), points.new_zeros(1, 4, *ATLAS)
     with torch.no_grad():
         for some, frames in zip(points.split(32), shown.split(32), strict=True):
-            opening, skin, inside, shut = regions.geometry(some[:, :KEYPOINTS], some[:, KEYPOINTS:])
+            opening, skin, inside, shut = regions.geometry(some)
             clearly = (opening * 10 - 9).clamp(0, 1), (1 - opening * 10).clamp(0, 1) * (shut * 10 - 9).clamp(0, 1)
             for total, weight, read in zip((teeth, lids), clearly, (inside, skin), strict=True):
                 colours = torch.cat([frames / 255, torch.ones_like(frames[:, :1])], 1) * weight[:, None]

@@ -383,7 +383,7 @@ def _in_the_atlas(
     for start in range(0, len(track.frames), CHUNK):
         rows = slice(start, start + CHUNK)
         keypoints, local = (torch.from_numpy(np.array(track[part][rows])).to(device) for part in (1, 2))
-        yield rows, keypoints, local, regions.spots(regions.places(keypoints, local))
+        yield rows, keypoints, local, regions.spots(regions.places(torch.cat([keypoints, local], 1)))
 
 
 def _closeup_loss(student: Student, batch: _Batch, shown: torch.Tensor, drafts: torch.Tensor) -> torch.Tensor:
@@ -392,7 +392,7 @@ def _closeup_loss(student: Student, batch: _Batch, shown: torch.Tensor, drafts: 
     with torch.no_grad():
         points = torch.cat([batch.keypoints, batch.local_landmarks], 1)
         asked = person.asked(points, person.offsets(points))
-    atlas, _ = person.closeups(batch.keypoints, batch.local_landmarks, asked)
+    atlas, _ = person.closeups(points, asked)
     wanted, draft = (part.to(atlas).float() / 255 for part in (shown, drafts))
     made = draft - draft * atlas[:, 3:4] + atlas[:, 0:3]
     return closeup_loss(made, wanted, person.regions.window)

@@ -298,9 +298,9 @@ class Student(nn.Module):
         frame = self.network.paint(motion, features, self.person.draft(motion.field, window), window)
         if self.training:  # mouth and eyes learn from close-ups of their own (training.student.distill)
             with torch.no_grad():
-                closeups = self.person.closeups(keypoints, local_landmarks, code.asked)
+                closeups = self.person.closeups(code.points, code.asked)
         else:
-            closeups = self.person.closeups(keypoints, local_landmarks, code.asked)
+            closeups = self.person.closeups(code.points, code.asked)
         return Animation(self.person.lay(frame, *closeups, window), motion)
 
     def forward(self, keypoints: torch.Tensor, local_landmarks: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,7 @@ from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_MOUTH_CORNER, LOCAL, RIGHT_MOUTH_CORNER
 from training.config import StudentConfig
 from training.student.blocks import warp
-from training.student.regions import Place, Regions
+from training.student.regions import Places, Regions
 from training.teachers import Identity
 
 HEATMAP = 32
@@ -96,6 +96,8 @@ def heatmaps(points: torch.Tensor, axis: torch.Tensor) -> torch.Tensor:
 class Code(NamedTuple):
     """Driving points taken apart into the head's pose and what is left, as this person's network hears them."""
 
+    points: torch.Tensor
+    """Driving keypoints and local landmarks: [N, K + M, 2]."""
     heat: torch.Tensor
     """Heat-maps of the points in the source's frame, less the source's own: [N, K + M, 32, 32]."""
     offsets: torch.Tensor
@@ -227,7 +229,7 @@ class Person(nn.Module):
         # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.config.motion_channels, HEATMAP, HEATMAP)
         heat = heatmaps(aligned, self.axis) - self.source_heat
-        return Code(heat, offsets, place, self.asked(points, offsets), base, turned)
+        return Code(points, heat, offsets, place, self.asked(points, offsets), base, turned)
 
     def pulls(self, offsets: torch.Tensor, pose: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """What `follow` hears: how far points [N, K + M, 2] and anchors have to go to be back, [N, 2, K + M + A]."""
@@ -258,15 +260,13 @@ class Person(nn.Module):
             moved, matte = warped[:, 0:3], warped[:, 3:4]
         return canvas + (moved - canvas) * matte
 
-    def closeups(
-        self, keypoints: torch.Tensor, local_landmarks: torch.Tensor, asked: torch.Tensor
-    ) -> tuple[torch.Tensor, list[Place]]:
+    def closeups(self, points: torch.Tensor, asked: torch.Tensor) -> tuple[torch.Tensor, Places]:
         """The pictures of mouth and eyes [N, 4, h, w] (`Regions.forward`), and where they lie in the frame."""
-        places = self.regions.places(keypoints, local_landmarks)
-        return self.regions(keypoints, local_landmarks, asked, places), places
+        places = self.regions.places(points)
+        return self.regions(points, asked, places), places
 
     def lay(
-        self, frame: torch.Tensor, atlas: torch.Tensor, places: list[Place], window: Window | None = None
+        self, frame: torch.Tensor, atlas: torch.Tensor, places: Places, window: Window | None = None
     ) -> torch.Tensor:
         """A frame [N, 3, 512, 512], or a window of it, with mouth and eyes over it."""
         over, (top, left, height, width) = self.regions.over(atlas, places)

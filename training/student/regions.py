@@ -15,10 +15,10 @@ never showed as well as for others:
             └─▶ decoder ─▶ paint ───────────────┴─▶ atlas (RGBA) ─▶ over the frame
 
 The atlas holds the three pictures as they lie on a face: right eye, left eye, mouth below. Letters: N batch, K
-keypoints, M local landmarks, P points of a region, h w texels.
+keypoints, M local landmarks, P points of a region, h w texels; R regions of a kind, eyes or mouth, which are computed
+together: their first axis is N · R, regions of a frame side by side.
 """
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -67,7 +67,8 @@ class Region(NamedTuple):
     corners: tuple[float, float, float]
     """Row of both corners, columns of the two, in texels of the region."""
     curves: tuple[tuple[int, ...], ...]
-    """Landmarks from corner to corner, curves from the topmost down; the opening is between the middle two."""
+    """Landmarks from corner to corner, curves from the topmost down; the opening is between the middle two. An eye
+    has no others: the first and last of its four rest (`STILL`)."""
     iris: int | None = None
     span: tuple[int, int, float] | None = None
     """Two landmarks whose distance measures its height, and the rows between them; None: it is as tall as the pose
@@ -77,6 +78,15 @@ class Region(NamedTuple):
         """Rows of its local landmarks, curve by curve, then the iris."""
         listed = [landmark for curve in self.curves for landmark in curve]
         return [_AT[landmark] for landmark in [*listed, *([] if self.iris is None else [self.iris])]]
+
+    def ends(self) -> tuple[int, int]:
+        """Rows of the landmarks at its corners."""
+        return _AT[self.curves[0][0]], _AT[self.curves[0][-1]]
+
+    def anchor(self) -> tuple[float, float]:
+        """The middle between the corners: x, y."""
+        row, first, last = self.corners
+        return (first + last) / 2, row
 
 
 REGIONS = (
@@ -100,78 +110,101 @@ REGIONS = (
 """Both eyes and the mouth."""
 
 
-class Place(NamedTuple):
-    """Where a region lies in the frame: texel p is at (p - anchor) · turn + centre."""
+KINDS = (slice(0, 2), slice(2, 3))
+"""Eyes, and the mouth, among the regions: those of a kind are computed together."""
+PLACES = len(REGIONS) + 1
+"""The regions, and the mouth once more as it would lie if it moved with the head alone."""
+CURVES = 4
+"""Of a region, from the topmost down; the opening is between the middle two."""
+
+
+class Places(NamedTuple):
+    """Where a frame's regions lie, and last the mouth as the head alone would carry it.
+
+    Texel p is at pixel (p - anchor) · turn + centre, and pixel q at texel q · back + shift; pixels from the frame's
+    middle.
+    """
 
     turn: torch.Tensor
-    """[N, 2, 2]; rows: what a texel to the right and one down is, in pixels."""
+    """[N · 4, 2, 2]; rows: what a texel to the right and one down is."""
     centre: torch.Tensor
-    """[N, 1, 2], in pixels from the frame's middle."""
+    """[N · 4, 1, 2]."""
+    back: torch.Tensor
+    """[N · 4, 2, 2]."""
+    shift: torch.Tensor
+    """[N · 4, 1, 2]."""
 
 
 class _Own(nn.Module):
-    """What a region knows of its person, and its texels."""
+    """What regions of one kind know of their person, and their texels."""
 
     rest: torch.Tensor
-    """Mean landmarks over the training track, in texels; of the iris, where the photo has it: [1, P, 2]."""
+    """Mean landmarks over the training track, in texels; of the iris, where the photo has it: [R, P, 2]."""
     weights: torch.Tensor
-    """From the rows of a curve's landmarks to its rows, column by column: [curves · points, curves · w], one
-    product for all of them."""
-    rows: torch.Tensor
-    """Of the mean curves: [curves, 1, w]."""
+    """From the rows of a curve's landmarks to its rows, column by column: [R, points, 4 · w], one product for all."""
     still: torch.Tensor
-    """Rows above and below an eye beyond which skin stays where it is: [2, 1, w]."""
+    """Rows of curves that rest, 0 for the others: [R, 4, w]."""
+    rows: torch.Tensor
+    """Of the mean curves: [R, 4, w]."""
     narrow: torch.Tensor
-    """1 / how far the photo's eye is open: [1, 1, w]; 0 in a mouth."""
+    """1 / how far the photo's eye is open: [R, 1, w]; 0 in a mouth."""
     across: torch.Tensor
-    """1 between the corners: [1, 1, w]; 0 until a person is known, so that nothing opens."""
+    """1 between the corners: [R, 1, w]; 0 until a person is known, so that nothing opens."""
     from_cells: torch.Tensor
     """[w / 4, w]."""
-    texels: torch.Tensor
-    """(x, y): [1, h, w, 2]."""
     x: torch.Tensor
+    """Columns of its texels: [1, 1, w]."""
     y: torch.Tensor
-    """The same as planes: [1, h, w]."""
-    anchor: torch.Tensor
-    """The middle between the corners: [1, 1, 2]."""
+    """Rows of its texels, from above and from below, region by region: [R · 2, h, 1]."""
+    tall: torch.Tensor
+    """Ones, [1, h, 1]: what takes a row to a plane."""
+    left: torch.Tensor
+    """Where the regions begin in the atlas: [R, 1, 1]."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, regions: tuple[Region, ...]) -> None:
         super().__init__()
-        count, length = len(region.curves), len(region.curves[0])
-        self.register_buffer("rest", torch.zeros(1, len(region.points()), 2))
-        self.register_buffer("weights", torch.zeros(count * length, count * region.width))
-        self.register_buffer("rows", torch.ones(count, 1, region.width))
-        self.register_buffer("across", torch.zeros(1, 1, region.width))
-        self.register_buffer("still", torch.zeros(2, 1, region.width))
-        self.register_buffer("narrow", torch.zeros(1, 1, region.width))
-        y, x = torch.meshgrid(
-            torch.arange(region.height, dtype=torch.float32),
-            torch.arange(region.width, dtype=torch.float32),
-            indexing="ij",
-        )
+        self.region = region = regions[0]
+        count, length = len(regions), len(region.curves) * len(region.curves[0])
+        self.count = count
+        self.register_buffer("rest", torch.zeros(count, len(region.points()), 2))
+        self.register_buffer("weights", torch.zeros(count, length, CURVES * region.width))
+        self.register_buffer("still", torch.zeros(count, CURVES, region.width))
+        self.register_buffer("rows", torch.ones(count, CURVES, region.width))
+        self.register_buffer("across", torch.zeros(count, 1, region.width))
+        self.register_buffer("narrow", torch.zeros(count, 1, region.width))
         # From cells to texels of a row, linearly.
         cells = torch.eye(region.width // PACKED)[None]
-        from_cells = F.interpolate(cells, size=region.width, mode="linear", align_corners=False)[0]
-        self.register_buffer("from_cells", from_cells, persistent=False)
-        self.register_buffer("texels", torch.stack([x, y], -1)[None], persistent=False)
-        self.register_buffer("x", x[None].clone(), persistent=False)
-        self.register_buffer("y", y[None].clone(), persistent=False)
-        row, first, last = region.corners
-        self.register_buffer("anchor", torch.tensor([[[(first + last) / 2, row]]]), persistent=False)
+        down = torch.arange(region.height, dtype=torch.float32)
+        derived = {
+            "from_cells": F.interpolate(cells, size=region.width, mode="linear", align_corners=False)[0],
+            "x": torch.arange(region.width, dtype=torch.float32)[None, None],
+            "y": torch.stack([down, down.flip(0)]).repeat(count, 1)[:, :, None],
+            "tall": torch.ones(1, region.height, 1),
+            "left": torch.tensor([[[float(region.left)]] for region in regions]),
+        }
+        for name, part in derived.items():
+            self.register_buffer(name, part, persistent=False)
 
-    def curves(self, points: torch.Tensor) -> list[torch.Tensor]:
-        """Rows of the curves through landmarks [N, P, 2], column by column: [N, 1, w] each."""
-        rows = points[:, : len(self.weights), 1:2].flatten(1)
-        curves = torch.matmul(rows, self.weights).reshape(-1, len(self.rows), self.rows.shape[2])
-        return [curves[:, curve : curve + 1] for curve in range(len(self.rows))]
+    def curves(self, points: torch.Tensor) -> torch.Tensor:
+        """Rows of the curves through landmarks [N · R, P, 2], column by column: [N · R, 4, w]."""
+        rows = points[:, : self.weights.shape[1], 1].reshape(-1, *self.weights.shape[:2]).transpose(0, 1)
+        curves = torch.bmm(rows, self.weights).transpose(0, 1).reshape(-1, CURVES, self.rows.shape[2])
+        return curves + _each(self.still, len(curves))
 
-    def mean_curves(self) -> list[torch.Tensor]:
-        """Their means: [1, 1, w] each."""
-        return [self.rows[curve : curve + 1] for curve in range(len(self.rows))]
+    def pulled(self, curves: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+        """Rows at which pictures are read whose curves lie at `rest`, so that they come to lie at `curves`.
 
-    def between_still(self, curves: list[torch.Tensor]) -> list[torch.Tensor]:
-        """An eye's curves between rows that stay where they are: brow and cheek do not go with the lids."""
-        return [self.still[0:1], *curves, self.still[1:2]]
+        Linear from one curve to the next; inside the opening, the nearer rim. Both [N · R, 4, w] → [N · R, h, w].
+        """
+        height = self.region.height
+        y = _each(self.y, 2 * len(curves))
+        (first, second), (first_rest, second_rest) = (_from_both_sides(some, height - 1.0) for some in (curves, rest))
+        rows = torch.minimum(y, first) * (first_rest / _some(first))
+        rows = rows + F.relu(torch.minimum(y, second) - first) * ((second_rest - first_rest) / _some(second - first))
+        rows = rows.reshape(-1, 2, height, curves.shape[2])
+        above, below = rows[:, 0], (height - 1.0) - rows[:, 1]
+        under = ((self.y[0:1] - (curves[:, 1:2] + curves[:, 2:3]) / 2) * 4 + 0.5).clamp(0, 1)
+        return above + under * (below - above)
 
 
 def invert(matrix: torch.Tensor) -> torch.Tensor:
@@ -185,6 +218,25 @@ def _times(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Rows [N, R, C] times one matrix [C, D]: [N, R, D], as one product, which no backend takes for a batch of them."""
     product = torch.matmul(rows.reshape(-1, rows.shape[2]), matrix)
     return product.reshape(-1, rows.shape[1], matrix.shape[1])
+
+
+def _each(parts: torch.Tensor, count: int) -> torch.Tensor:
+    """Parts [P, …] again and again, until there are `count`; of one frame, as they are."""
+    return parts if len(parts) == count else parts.repeat(count // len(parts), *[1] * (parts.dim() - 1))
+
+
+def _parts(planes: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Planes [count · N, …] as so many parts [N, …]."""
+    size = len(planes) // count
+    return [planes[number * size : (number + 1) * size] for number in range(count)]
+
+
+def _from_both_sides(curves: torch.Tensor, last: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first and the second of four curves [N, 4, w], from above and from below: [2 · N, 1, w] each."""
+    upper, lower = curves[:, 0:2], last + curves[:, 2:4] * -1
+    first = torch.cat([upper[:, 0:1], lower[:, 1:2]], 1)
+    second = torch.cat([upper[:, 1:2], lower[:, 0:1]], 1)
+    return first.reshape(-1, 1, curves.shape[2]), second.reshape(-1, 1, curves.shape[2])
 
 
 def through(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -212,13 +264,15 @@ class Regions(Trunk):
 
     skin: torch.Tensor
     shut: torch.Tensor
-    affine: torch.Tensor
-    upright: torch.Tensor
+    placing: torch.Tensor
+    """From keypoints and local landmarks to what a texel to the right, one down and the middle are: [K + M, 4 · 3]."""
+    chosen: torch.Tensor
+    """From these to the regions' landmarks in pixels, as a product, which every backend takes: [K + M, 4 · P]."""
+    anchors: torch.Tensor
+    """The middle between the corners: [4, 1, 2]."""
     mean: torch.Tensor
     scale: torch.Tensor
     window: torch.Tensor
-    photo_turn: torch.Tensor
-    photo_shift: torch.Tensor
     bounds: torch.Tensor
     frame_x: torch.Tensor
     frame_y: torch.Tensor
@@ -253,23 +307,28 @@ class Regions(Trunk):
         self.cover = nn.Parameter(torch.zeros(1, 1, *ATLAS))
         self.interior = nn.Parameter(torch.zeros(1, 3, *ATLAS))
 
-        self.register_buffer("affine", torch.zeros(KEYPOINTS, 3))
-        self.register_buffer("upright", torch.zeros(1, 2, 2))
+        self.own = nn.ModuleList(_Own(REGIONS[kind]) for kind in KINDS)
+        self.register_buffer("placing", torch.zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES * 3))
         self.register_buffer("mean", torch.zeros(points + inputs))
         self.register_buffer("scale", torch.ones(points + inputs))
-        # From the photo's places to the mouth's texels there.
-        self.register_buffer("photo_turn", torch.eye(2))
-        self.register_buffer("photo_shift", torch.zeros(1, 1, 2))
-        self.own = nn.ModuleList(_Own(region) for region in REGIONS)
-        across = torch.arange(ATLAS[1], dtype=torch.float32).expand(1, *ATLAS)
-        self.register_buffer("atlas_x", _unit(across, ATLAS[1]).contiguous(), persistent=False)
+        most = max(len(region.points()) for region in REGIONS)
+        chosen = torch.zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES, most)
         window = torch.zeros(1, 1, *ATLAS)
-        for region in REGIONS:
+        for number, region in enumerate(REGIONS):
+            for column, row in enumerate(region.points()):
+                chosen[KEYPOINTS + row, number, column] = PIXELS
             sides = [_faded(size) for size in (region.height, region.width)]
             window[0, 0, region.top : region.top + region.height, region.left : region.left + region.width] = (
                 sides[0][:, None] * sides[1]
             )
-        self.register_buffer("window", window, persistent=False)
+        derived = {
+            "chosen": chosen.flatten(1),
+            "anchors": torch.tensor([[region.anchor()] for region in (*REGIONS, REGIONS[2])]),
+            "window": window,
+            "atlas_x": _unit(torch.arange(ATLAS[1], dtype=torch.float32), ATLAS[1]).repeat(1, ATLAS[0], 1),
+        }
+        for name, part in derived.items():
+            self.register_buffer(name, part, persistent=False)
         # Where mouth and eyes come while the person moves: the rest of a frame is not read for them.
         self.register_buffer("bounds", torch.tensor([0, 0, NETWORK, NETWORK]))
         self.held: Bounds = (0, 0, NETWORK, NETWORK)
@@ -279,49 +338,37 @@ class Regions(Trunk):
 
     # -- places --------------------------------------------------------------------------------------------------
 
-    def _pose(self, keypoints: torch.Tensor) -> torch.Tensor:
-        """The affine map that fits the keypoints best: the photo's x, y and 1 to the frame's x and y, [N, 3, 2]."""
-        return _times(keypoints.transpose(1, 2), self.affine).transpose(1, 2)
+    def places(self, points: torch.Tensor) -> Places:
+        """Where the regions lie, for keypoints and local landmarks [N, K + M, 2]."""
+        axes = _times(points.transpose(1, 2), self.placing).reshape(-1, 2, PLACES, 3)
+        axes = axes.permute(0, 2, 3, 1).reshape(-1, 3, 2)
+        turn, centre = axes[:, 0:2], axes[:, 2:3]
+        back = invert(turn)
+        return Places(turn, centre, back, _each(self.anchors, len(back)) - torch.bmm(centre, back))
 
-    def places(self, keypoints: torch.Tensor, local: torch.Tensor) -> list[Place]:
-        """Where the regions lie, for keypoints [N, K, 2] and local landmarks [N, M, 2]."""
-        pose = self._pose(keypoints)
-        found = []
-        for number, region in enumerate(REGIONS):
-            _, first, last = region.corners
-            ends = [_AT[region.curves[0][end]] for end in (0, -1)]
-            one, other = (local[:, row : row + 1] for row in ends)
-            if region.span:
-                above, below, rows = region.span
-                down = (local[:, _AT[below] : _AT[below] + 1] - local[:, _AT[above] : _AT[above] + 1]) / rows
-            else:
-                across, down = self.upright[:, number : number + 1, 0:1], self.upright[:, number : number + 1, 1:2]
-                down = across * pose[:, 0:1] + down * pose[:, 1:2]
-            turn = torch.cat([(other - one) / (last - first), down], 1)
-            found.append(Place(turn * PIXELS, (one + other) * (PIXELS / 2)))
-        return found
-
-    def spots(self, places: list[Place]) -> torch.Tensor:
+    def spots(self, places: Places) -> torch.Tensor:
         """Frame coordinates of the atlas's texels: [N, h, w, 2]."""
+        turn, centre = (part.unflatten(0, (-1, PLACES)) for part in (places.turn, places.centre))
         parts = []
-        for region, own, place in zip(REGIONS, self.own, places, strict=True):
-            texels = own.texels.flatten(1, 2) - own.anchor
-            spots = (texels @ place.turn + place.centre) / PIXELS
-            parts.append(spots.reshape(-1, region.height, region.width, 2))
-        return torch.cat([torch.cat(parts[:2], 2), parts[2]], 1)
+        for kind, own in zip(KINDS, self.own, strict=True):
+            region = own.region
+            texels = torch.cartesian_prod(own.y[0, :, 0], own.x[0, 0]).flip(1) - self.anchors[kind]
+            spots = (texels @ turn[:, kind] + centre[:, kind]) / PIXELS
+            spots = spots.unflatten(2, (region.height, region.width)).transpose(1, 2)
+            parts.append(spots.flatten(2, 3))
+        return torch.cat(parts, 1)
 
-    def reading(self, places: list[Place], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Where the frame's places are read in the atlas: [N, 2, H, W], -1..1; x, y [1, H, W] in its pixels.
+    def reading(self, places: Places, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Where the frame's places are read in the atlas: [N, 2, H, W], -1..1; x [1, 1, W], y [1, H, 1] in its pixels.
 
         Outside a region it is read at the region's side, where the atlas is empty; right and left eye, eyes and mouth
         meet there.
         """
-        inside = []
-        for own, place in zip(self.own, places, strict=True):
-            turn = invert(place.turn)
-            shift = own.anchor - torch.bmm(place.centre, turn)
-            inside.append([_along(x, y, turn[:, :, axis : axis + 1], shift[:, :, axis : axis + 1]) for axis in (0, 1)])
-        (right_x, right_y), (left_x, left_y), (mouth_x, mouth_y) = inside
+        count = len(REGIONS)
+        turn = places.back.reshape(-1, PLACES, 2, 2)[:, :count].permute(2, 1, 3, 0).reshape(2, -1, 1, 1)
+        shift = places.shift.reshape(-1, PLACES, 2)[:, :count].permute(1, 2, 0).reshape(-1, 1, 1)
+        inside = x * turn[0] + (y * turn[1] + shift)
+        right_x, right_y, left_x, left_y, mouth_x, mouth_y = _parts(inside, 2 * count)
         eye, mouth = REGIONS[0], REGIONS[2]
         to_left = (left_x * 0.125 + 1.0).clamp(0, 1)
         eyes_x = right_x.clamp(0, eye.width) + left_x.clamp(0, eye.width - 1)
@@ -336,9 +383,9 @@ class Regions(Trunk):
         bounds = (0, 0, NETWORK, NETWORK) if self.bounds.is_meta else tuple(self.bounds.tolist())
         if bounds != self.held:
             self.held = bounds
-            self.frame_x, self.frame_y = (plane.to(self.frame_x) for plane in _coarse(*bounds))
+            self.frame_x, self.frame_y = (axis.to(self.frame_x) for axis in _coarse(*bounds))
 
-    def over(self, atlas: torch.Tensor, places: list[Place]) -> tuple[torch.Tensor, Bounds]:
+    def over(self, atlas: torch.Tensor, places: Places) -> tuple[torch.Tensor, Bounds]:
         """The atlas [N, 4, h, w] as it lies in the frame, RGBA: [N, 4, H, W], and what part of the frame that is."""
         if not torch.compiler.is_compiling():
             self.hold()
@@ -348,30 +395,26 @@ class Regions(Trunk):
 
     # -- pictures ------------------------------------------------------------------------------------------------
 
-    def registered(self, places: list[Place], local: torch.Tensor) -> list[torch.Tensor]:
-        """Each region's landmarks in its own texels: [N, P, 2]."""
-        found = []
-        for region, own, place in zip(REGIONS, self.own, places, strict=True):
-            points = torch.cat([local[:, row : row + 1] for row in region.points()], 1)
-            found.append(torch.bmm(points * PIXELS - place.centre, invert(place.turn)) + own.anchor)
-        return found
+    def registered(self, places: Places, points: torch.Tensor) -> list[torch.Tensor]:
+        """The landmarks of regions in their own texels, kind by kind: [N · R, P, 2]."""
+        pixels = _times(points.transpose(1, 2), self.chosen).reshape(-1, 2, PLACES, self.chosen.shape[1] // PLACES)
+        texels = torch.bmm(pixels.permute(0, 2, 3, 1).reshape(len(places.back), -1, 2), places.back) + places.shift
+        texels = texels.reshape(-1, PLACES, texels.shape[1], 2)
+        return [texels[:, kind, : own.rest.shape[1]].flatten(0, 1) for kind, own in zip(KINDS, self.own, strict=True)]
 
     def heard(self, registered: list[torch.Tensor], asked: torch.Tensor) -> torch.Tensor:
         """What the decoder hears, before it is scaled: [N, inputs]."""
-        return torch.cat([*(points.flatten(1) for points in registered), asked], 1)
+        return torch.cat([*(points.reshape(len(asked), -1) for points in registered), asked], 1)
 
-    def forward(
-        self, keypoints: torch.Tensor, local: torch.Tensor, asked: torch.Tensor, places: list[Place]
-    ) -> torch.Tensor:
+    def forward(self, points: torch.Tensor, asked: torch.Tensor, places: Places) -> torch.Tensor:
         """The regions' pictures: RGB times opacity, and opacity, [N, 4, h, w].
 
         Args:
-            keypoints: [N, K, 2].
-            local: [N, M, 2].
+            points: keypoints and local landmarks, [N, K + M, 2].
             asked: what `Person.asked` makes of them.
             places: of these.
         """
-        registered = self.registered(places, local)
+        registered = self.registered(places, points)
         heard = (self.heard(registered, asked) - self.mean) * self.scale
         height, width = ATLAS[0] // PACKED, ATLAS[1] // PACKED
         with self.scope(heard):
@@ -384,7 +427,7 @@ class Regions(Trunk):
         if self.precision:
             painted, correct = painted.float(), correct.float()
         painted = F.pixel_shuffle(painted, PACKED)
-        opening, skins, insides, closed = self._geometry(keypoints, places, registered, correct)
+        opening, skins, insides, closed = self._geometry(places, registered, correct)
         if self.training:  # only the cover is learned: told apart, the two warps take half the time of one
             skin, cover = warp(torch.cat([self.skin, self.shut], 1), skins), warp(self.cover, skins)
         else:
@@ -399,7 +442,7 @@ class Regions(Trunk):
         return torch.cat([colour, opacity + opening - opacity * opening], 1)
 
     def _geometry(
-        self, keypoints: torch.Tensor, places: list[Place], registered: list[torch.Tensor], correct: torch.Tensor
+        self, places: Places, registered: list[torch.Tensor], correct: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Four maps of the atlas.
 
@@ -407,52 +450,55 @@ class Regions(Trunk):
         lids are shut [N, h, w] (of a mouth it says nothing, whose `shut` is empty).
         """
         parts, at = [], 0
-        for number, (region, own, points) in enumerate(zip(REGIONS, self.own, registered, strict=True)):
-            cells = region.width // PACKED
-            shifts = correct[:, at : at + 2 * cells].reshape(-1, 2, cells) * 4
-            at += 2 * cells
-            shifts = _times(shifts, own.from_cells)
+        for own, points in zip(self.own, registered, strict=True):
+            region, x, y = own.region, own.x, own.y[0:1]
+            cells = own.count * 2 * len(own.from_cells)
+            shifts = _times(correct[:, at : at + cells].reshape(-1, 2, len(own.from_cells)) * 4, own.from_cells)
+            at += cells
             curves = own.curves(points)
-            middle = len(curves) // 2
-            upper = curves[middle - 1] = curves[middle - 1] + shifts[:, 0:1]
-            lower = curves[middle] = curves[middle] + shifts[:, 1:2]
-            opening = torch.sigmoid((own.y - upper) * STEEP) * torch.sigmoid((lower - own.y) * STEEP) * own.across
-            shut = (((upper - lower) * own.narrow + AJAR) * SHUTTING).clamp(0, 1)
-            rest = own.mean_curves()
-            if region.iris is not None:
-                curves, rest = own.between_still(curves), own.between_still(rest)
-                start = correct.shape[1] - 4 + 2 * number
-                iris = points[:, -1:] - own.rest[:, -1:] + 4 * correct[:, start : start + 2].unsqueeze(1)
-                inside = own.x - iris[:, :, 0:1] + 0 * own.y, own.y - iris[:, :, 1:2] + 0 * own.x
-            else:
-                inside = self._in_the_head(keypoints, places[number], own)
-            skin = _pulled(own.y, curves, rest)
-            parts.append(
-                [
-                    opening,
-                    skin.clamp(0, region.height - 1) + float(region.top),
-                    inside[0].clamp(0, region.width - 1) + float(region.left),
-                    inside[1].clamp(0, region.height - 1) + float(region.top),
-                    shut + 0 * own.y,
-                ]
+            opened = curves[:, 1:3] + shifts
+            curves = torch.cat([curves[:, 0:1], opened, curves[:, 3:4]], 1)
+            upper, lower = opened[:, 0:1], opened[:, 1:2]
+            across, narrow, left, rows = (
+                _each(part, len(curves)) for part in (own.across, own.narrow, own.left, own.rows)
             )
-        right, left, mouth = parts
-        opening, skin, inside_x, inside_y, shut = (
-            torch.cat([torch.cat([right[what], left[what]], 2), mouth[what]], 1) for what in range(5)
-        )
-        skin = _unit(skin, ATLAS[0])
-        atlas_x = self.atlas_x if len(skin) == 1 else self.atlas_x.expand(len(skin), -1, -1)
-        return opening, _pair(atlas_x, skin), _pair(_unit(inside_x, ATLAS[1]), _unit(inside_y, ATLAS[0])), shut
+            opening = torch.sigmoid((y - upper) * STEEP) * torch.sigmoid((lower - y) * STEEP) * across
+            shut = (((upper - lower) * narrow + AJAR) * SHUTTING).clamp(0, 1) * own.tall
+            skin = own.pulled(curves, rows)
+            if region.iris is not None:
+                iris = points[:, -1] - _each(own.rest, len(points))[:, -1] + 4 * correct[:, -4:].reshape(-1, 2)
+                iris = iris.reshape(-1, 2, 1)
+                inside_x, inside_y = (x - iris[:, 0:1]) * own.tall, y - iris[:, 1:2] + 0 * x
+            else:
+                inside_x, inside_y = self._in_the_head(places)
+            parts.append(
+                torch.cat(
+                    [
+                        opening,
+                        skin.clamp(0, region.height - 1) + float(region.top),
+                        inside_x.clamp(0, region.width - 1) + left,
+                        inside_y.clamp(0, region.height - 1) + float(region.top),
+                        shut,
+                    ]
+                )
+            )
+        opening, skin, inside_x, inside_y, shut = _parts(_as_they_lie(*parts), 5)
+        skin = _pair(_each(self.atlas_x, len(skin)), _unit(skin, ATLAS[0]))
+        return opening, skin, _pair(_unit(inside_x, ATLAS[1]), _unit(inside_y, ATLAS[0])), shut
 
-    def _in_the_head(self, keypoints: torch.Tensor, place: Place, own: _Own) -> tuple[torch.Tensor, ...]:
-        """Where a region's texels were in the photo if they moved with the head alone: x, y [N, h, w], in texels."""
-        pose = self._pose(keypoints)
-        to_photo = invert(pose[:, :2])
-        turn = _times(torch.bmm(place.turn * (1 / PIXELS), to_photo), self.photo_turn)
-        shift = torch.bmm(place.centre * (1 / PIXELS) - pose[:, 2:], to_photo)
-        shift = _times(shift, self.photo_turn) + self.photo_shift
-        shift = shift - torch.bmm(own.anchor.expand(len(turn), -1, -1) if len(turn) > 1 else own.anchor, turn)
-        return tuple(_along(own.x, own.y, turn[:, :, axis : axis + 1], shift[:, :, axis : axis + 1]) for axis in (0, 1))
+    def _in_the_head(self, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the mouth's texels would be if they moved with the head alone: x, y [N, h, w], in texels."""
+        turn, centre, back, _ = (part.reshape(-1, PLACES, *part.shape[1:]) for part in places)
+        turned = torch.bmm(turn[:, -2], back[:, -1]).transpose(1, 2)  # rows: x, y
+        shift = (torch.bmm(centre[:, -2] - centre[:, -1], back[:, -1]) + self.anchors[-1:]).transpose(1, 2)
+        own, (x, y) = self.own[1], REGIONS[2].anchor()
+        right, down = own.x - x, own.y[0:1] - y
+        inside = [
+            right * turned[:, axis : axis + 1, 0:1]
+            + (down * turned[:, axis : axis + 1, 1:2] + shift[:, axis : axis + 1])
+            for axis in (0, 1)
+        ]
+        return inside[0], inside[1]
 
     # -- a person's own ------------------------------------------------------------------------------------------
 
@@ -465,24 +511,33 @@ class Regions(Trunk):
             depths: of the keypoints, [K].
             teeth: their depth. What lies deeper goes another way when the head turns: the pose is taken there.
         """
-        keypoints, local = points.split([KEYPOINTS, LOCAL_LANDMARKS], 1)
+        keypoints, local = points[0].split([KEYPOINTS, LOCAL_LANDMARKS])
         depths = depths.to(points)[:, None] - teeth
-        affine = torch.linalg.pinv(torch.cat([keypoints[0], torch.ones_like(depths), depths], 1), rtol=1e-3)
-        self.affine.copy_(affine[:3].T)
-        for number, region in enumerate(REGIONS[:2]):
-            one, other = (local[0, _AT[region.curves[0][end]]] for end in (0, -1))
+        # The affine map that fits the keypoints best takes the photo's x, y and 1 to the frame's x and y.
+        pose = torch.linalg.pinv(torch.cat([keypoints, torch.ones_like(depths), depths], 1), rtol=1e-3)[:3].T
+        placing = points.new_zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES, 3)
+        of_pose, of_local = placing.split([KEYPOINTS, LOCAL_LANDMARKS])
+        for number, region in enumerate(REGIONS):
+            one, other = region.ends()
             _, first, last = region.corners
-            along = (other - one) / (last - first)
-            self.upright[0, number] = torch.stack([-along[1], along[0]])
-        mouth = self.places(keypoints, local)[2]
-        self.photo_turn.copy_(torch.linalg.inv(mouth.turn / PIXELS)[0])
-        self.photo_shift.copy_(self.own[2].anchor - mouth.centre / PIXELS @ self.photo_turn)
+            of_local[[one, other], number, 0] = points.new_tensor([-1, 1]) / (last - first)
+            of_local[[one, other], number, 2] = 0.5
+            if region.span:
+                above, below, rows = region.span
+                of_local[[_AT[above], _AT[below]], number, 1] = points.new_tensor([-1, 1]) / rows
+            else:
+                along = (local[other] - local[one]) / (last - first)
+                of_pose[:, number, 1] = pose[:, 1] * along[0] - pose[:, 0] * along[1]
+        turn, centre = (local.T @ of_local[:, 2]).T.split([2, 1])
+        of_pose[:, 3, :2] = pose[:, :2] @ turn.T
+        of_pose[:, 3, 2] = pose[:, :2] @ centre[0] + pose[:, 2]
+        self.placing.copy_(placing.flatten(1) * PIXELS)
 
     @torch.no_grad()
-    def settle(self, keypoints: torch.Tensor, local: torch.Tensor, asked: torch.Tensor) -> None:
-        """Take means, spreads, mean curves and bounds from a track of T poses."""
-        places = self.places(keypoints, local)
-        registered = self.registered(places, local)
+    def settle(self, points: torch.Tensor, asked: torch.Tensor) -> None:
+        """Take means, spreads, mean curves and bounds from a track of T poses [T, K + M, 2]."""
+        places = self.places(points)
+        registered = self.registered(places, points)
         heard = self.heard(registered, asked)
         spread = heard.std(0)
         halves = torch.arange(len(spread), device=spread.device) < heard.shape[1] - asked.shape[1]
@@ -490,16 +545,21 @@ class Regions(Trunk):
             spread[half] = spread[half].clamp(min=0.03 * float(spread[half].max()) + 1e-6)
         self.mean.copy_(heard.mean(0))
         self.scale.copy_(1 / spread)
-        for region, own, points in zip(REGIONS, self.own, registered, strict=True):
-            own.rest.copy_(points.mean(0, keepdim=True))
-            columns, length = own.texels[0, 0, :, 0], len(region.curves[0])
-            for number in range(len(region.curves)):
-                curve = slice(number * length, (number + 1) * length)
-                x = torch.cummax(own.rest[0, curve, 0] + 1e-3 * torch.arange(length).to(columns), 0).values
-                own.weights[curve, number * region.width : (number + 1) * region.width] = through(x, columns).T
-            own.rows.copy_(torch.cat(own.curves(own.rest)))
+        for own, shown in zip(self.own, registered, strict=True):
+            own.still.zero_()  # the photo says where (`take_pictures`)
+            region, columns = own.region, own.x[0, 0]
+            own.rest.copy_(shown.unflatten(0, (-1, own.count)).mean(0))
+            length = len(region.curves[0])
+            weights = own.weights.unflatten(2, (CURVES, region.width))
+            for row, rest in enumerate(own.rest):
+                for number in range(len(region.curves)):
+                    curve = slice(number * length, (number + 1) * length)
+                    x = torch.cummax(rest[curve, 0] + 1e-3 * torch.arange(length).to(columns), 0).values
+                    place = number + (CURVES - len(region.curves)) // 2
+                    weights[row, curve, place] = through(x, columns).T
+            own.rows.copy_(own.curves(own.rest))
             _, first, last = region.corners
-            own.across.copy_(torch.sigmoid(columns - first) * torch.sigmoid(last - columns))
+            own.across.copy_((torch.sigmoid(columns - first) * torch.sigmoid(last - columns)).expand_as(own.across))
         pixels = (self.spots(places)[:, self.window[0, 0] > 0.05] + 1) * PIXELS
         low, high = pixels.flatten(0, 1).amin(0), pixels.flatten(0, 1).amax(0)
         low = (((low - BEYOND) / 8).floor() * 8).clamp(0, NETWORK - 64)
@@ -509,39 +569,37 @@ class Regions(Trunk):
     @torch.no_grad()
     def take_pictures(self, photo: torch.Tensor, points: torch.Tensor) -> None:
         """Skin and eyes from the photo [1, 3, 512, 512], whose points are [1, K + M, 2]; irises rest where they are."""
-        keypoints, local = points.split([KEYPOINTS, LOCAL_LANDMARKS], 1)
-        places = self.places(keypoints, local)
+        places = self.places(points)
         crops = F.grid_sample(photo, self.spots(places), padding_mode="border", align_corners=True)
         self.interior.copy_(crops)
         # The photo's curves are pulled to where the mean ones are.
         parts = []
-        for region, own, shown in zip(REGIONS, self.own, self.registered(places, local), strict=True):
-            curves, rest = own.curves(shown), own.mean_curves()
-            if region.iris is not None:
+        for own, shown in zip(self.own, self.registered(places, points), strict=True):
+            curves = own.curves(shown)
+            if own.region.iris is not None:
                 own.rest[:, -1] = shown[:, -1]
-                upper, lower = curves
-                own.still.copy_(torch.cat([(upper - STILL).clamp(min=2), (lower + STILL).clamp(max=region.height - 3)]))
-                own.narrow.copy_(1 / (lower - upper).clamp(min=NARROWEST))
-                curves, rest = own.between_still(curves), own.between_still(rest)
-            parts.append(_pulled(own.y, rest, curves) + region.top)
-        rows = torch.cat([torch.cat(parts[:2], 2), parts[2]], 1)
-        self.skin.copy_(warp(crops, _pair(self.atlas_x, _unit(rows, ATLAS[0]))))
+                upper, lower = curves[:, 1], curves[:, 2]
+                own.still[:, 0] = (upper - STILL).clamp(min=2)
+                own.still[:, -1] = (lower + STILL).clamp(max=own.region.height - 3)
+                own.narrow.copy_((1 / (lower - upper).clamp(min=NARROWEST))[:, None])
+                for some in (curves, own.rows):
+                    some += own.still
+            parts.append(own.pulled(own.rows, curves) + own.region.top)
+        self.skin.copy_(warp(crops, _pair(self.atlas_x, _unit(_as_they_lie(*parts), ATLAS[0]))))
         self.cover.fill_(1)
 
     def lids(self) -> torch.Tensor:
         """What of both eyes' skin is the upper lid, 0..1: [1, 1, h, w], h rows of eyes."""
-        parts = []
-        for own in self.own[:2]:
-            upper, lower = own.mean_curves()
-            middle = (upper + lower) / 2
-            parts.append(((own.y - own.still[0:1]) / 4).clamp(0, 1) * ((middle - own.y) / 2 + 0.5).clamp(0, 1))
-        return torch.cat(parts, 2)[None]
+        eyes = self.own[0]
+        y, upper, lower = eyes.y[0:1], eyes.rows[:, 1:2], eyes.rows[:, 2:3]
+        lids = ((y - eyes.still[:, 0:1]) / 4).clamp(0, 1) * (((upper + lower) / 2 - y) / 2 + 0.5).clamp(0, 1)
+        return torch.cat([*lids], 1)[None, None]
 
-    def geometry(self, keypoints: torch.Tensor, local: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What `_geometry` finds for these keypoints [N, K, 2] and local landmarks [N, M, 2] alone."""
-        places = self.places(keypoints, local)
-        nothing = self.correct.bias.new_zeros(len(local), len(self.correct.bias))
-        return self._geometry(keypoints, places, self.registered(places, local), nothing)
+    def geometry(self, points: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What `_geometry` finds for keypoints and local landmarks [N, K + M, 2] alone."""
+        places = self.places(points)
+        nothing = self.correct.bias.new_zeros(len(points), len(self.correct.bias))
+        return self._geometry(places, self.registered(places, points), nothing)
 
 
 def _faded(size: int) -> torch.Tensor:
@@ -559,48 +617,27 @@ def _unit(texels: torch.Tensor, size: int) -> torch.Tensor:
     return texels * (2 / (size - 1)) - 1.0
 
 
-def _along(x: torch.Tensor, y: torch.Tensor, turn: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """One coordinate of turned planes x, y [1, h, w]: turn [N, 2, 1], shift [N, 1, 1] → [N, h, w]."""
-    return x * turn[:, 0:1] + y * turn[:, 1:2] + shift
-
-
 def _pair(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Planes [N, h, w] as places [N, h, w, 2]."""
     return torch.cat([x.unsqueeze(3), y.unsqueeze(3)], 3)
 
 
+def _as_they_lie(eyes: torch.Tensor, mouth: torch.Tensor) -> torch.Tensor:
+    """Planes of eyes [N · 2, h, w] side by side, those of mouths [N, h, w] below: [N, h, w] of the atlas."""
+    eyes = eyes.reshape(len(mouth), 2, *eyes.shape[1:]).transpose(1, 2)
+    return torch.cat([eyes.reshape(len(mouth), -1, mouth.shape[2]), mouth], 1)
+
+
 def _coarse(top: int, left: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels of a part of the frame, from its middle, one in `COARSE`, corners on the part's corners: [1, H, W]."""
-    y = torch.linspace(top - PIXELS, top + height - 1 - PIXELS, height // COARSE)
+    """Pixels of a part of the frame, from its middle, one in `COARSE`, corners on the part's corners.
+
+    Columns [1, 1, W] and rows [1, H, 1].
+    """
     x = torch.linspace(left - PIXELS, left + width - 1 - PIXELS, width // COARSE)
-    y, x = torch.meshgrid(y, x, indexing="ij")
-    return x[None].contiguous(), y[None].contiguous()
+    y = torch.linspace(top - PIXELS, top + height - 1 - PIXELS, height // COARSE)
+    return x[None, None], y[None, :, None]
 
 
 def _some(rows: torch.Tensor) -> torch.Tensor:
     """Half a row at least; a clamp without an upper end would be a clamp to what fp16 does not hold."""
     return F.relu(rows - 0.5) + 0.5
-
-
-def _pulled(y: torch.Tensor, curves: list[torch.Tensor], rest: list[torch.Tensor]) -> torch.Tensor:
-    """Rows at which a picture is read whose curves lie at `rest`, so that they come to lie at `curves`.
-
-    Linear from one curve to the next; inside the opening, the nearer rim. y [1, h, w], curves [N, 1, w] → [N, h, w].
-    """
-    middle, last = len(curves) // 2, y.shape[1] - 1.0
-
-    def pull(y: torch.Tensor, curves: list[torch.Tensor], rest: list[torch.Tensor]) -> torch.Tensor:
-        first, first_rest = curves[0], rest[0]
-        rows = torch.minimum(y, first) * (first_rest / _some(first))
-        for (here, there), (here_rest, there_rest) in zip(pairwise(curves), pairwise(rest), strict=True):
-            slope = (there_rest - here_rest) / _some(there - here)
-            rows = rows + F.relu(torch.minimum(y, there) - here) * slope
-        return rows
-
-    def turned(curves: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [last + curve * -1 for curve in reversed(curves)]
-
-    above = pull(y, curves[:middle], rest[:middle])
-    below = last + pull(last + y * -1, turned(curves[middle:]), turned(rest[middle:])) * -1
-    under = ((y - (curves[middle - 1] + curves[middle]) / 2) * 4 + 0.5).clamp(0, 1)
-    return above + under * (below - above)
