@@ -45,10 +45,11 @@ def test_uncounted_work_is_listed():
     config = student_config(TIERS["nano"])
     uncounted = student_cost(config).uncounted
     # The layer (4 channels at 512); at 64 the features, where cells came from (2, four times), what the motion network
-    # found and its hints. Mouth and eyes: over the frame (4 at 512), skin, shut lids and cover (7) and
-    # interior (3) in the atlas.
+    # found and its hints. Mouth and eyes: over the frame (4 at 512), skin, shut lids and cover (7) in the atlas;
+    # irises (4) in its eyes, the cavity (3) in its mouth.
     at_64 = (config.feature_channels + 2 * (1 + ROUNDS) + 4 + config.motion_channels) * 64**2
-    assert uncounted["warp"] == 8 * 512**2 + at_64 + 10 * math.prod(ATLAS)
+    in_atlas = 7 * math.prod(ATLAS) + 4 * 64 * ATLAS[1] + 3 * 128 * ATLAS[1]
+    assert uncounted["warp"] == 8 * 512**2 + at_64 + in_atlas
     assert {"resize", "activation", "shuffle"} <= uncounted.keys()
 
 

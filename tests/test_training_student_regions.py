@@ -96,7 +96,7 @@ def test_lids_that_meet_show_no_eye_and_lips_that_part_a_mouth(person, faces):
 def test_lids_shut_and_leave_brow_and_cheek_alone(person, faces):
     regions = person.regions
     *_, rests = regions.geometry(posed(faces))
-    _, skin, _, shut = regions.geometry(posed(faces, blink_right=1.0))
+    _, skin, *_, shut = regions.geometry(posed(faces, blink_right=1.0))
     eyes = regions.own[0]
     middle = 40
     assert rests[0, 30, middle] < 0.2
@@ -121,12 +121,33 @@ def test_irises_follow_their_landmarks(person, faces):
     aside[:, KEYPOINTS : KEYPOINTS + 2, 0] += 6 * 2 / (NETWORK - 1)  # the two irises come first
     regions = person.regions
     straight, moved = (regions.geometry(some)[2] for some in (points, aside))
-    eye = REGIONS[0]
     rows, columns = slice(24, 44), slice(30, 50)
-    shift = (straight - moved)[0, rows, columns].mean((0, 1)) * torch.tensor([ATLAS[1] - 1, ATLAS[0] - 1]) / 2
+    shift = (straight - moved)[0, rows, columns].mean((0, 1)) * torch.tensor([ATLAS[1] - 1, REGIONS[0].height - 1]) / 2
     assert shift[0] > 3
     assert abs(shift[1]) < 0.5 * shift[0]
-    assert torch.equal(straight[:, eye.height :], moved[:, eye.height :])
+
+
+def test_an_iris_that_looks_away_is_narrower(person, faces):
+    def seen(**moved):
+        discs = warp(person.regions.iris[:, 3:], person.regions.geometry(posed(faces, **moved))[2])
+        return float(discs[..., :80].sum())
+
+    assert 0.7 * seen() < seen(gaze_x=1) < 0.98 * seen()
+
+
+def test_an_iris_lies_behind_the_landmark_that_it_goes_with(person, faces):
+    """Where the head turns, by as much as the depth between them turns."""
+    regions = person.regions
+
+    def behind(yaw):
+        points = posed(faces, yaw_deg=yaw)
+        places = regions.places(points)
+        told = (points[0, KEYPOINTS] * PIXELS - places.centre[0, 0]) @ places.back[0] + regions.anchors[0, 0]
+        return float((regions.registered(places, points)[0][0, -1] - told)[0])
+
+    assert behind(20) * behind(-20) < 0
+    assert 0.3 < abs(behind(20)) < 4
+    assert abs(behind(0)) < 0.3
 
 
 @given(st.lists(st.floats(-3, 3), min_size=4, max_size=4))

@@ -274,17 +274,30 @@ def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor) -> N
         shown: uint8 [T, 3, h, w], the teacher's frames as they lie in the atlas.
     """
     regions, top = person.regions, REGIONS[2].top
-    size = torch.tensor(ATLAS).flip(0).to(points)
-    teeth, lids = points.new_zeros(1, 4, *ATLAS), points.new_zeros(1, 4, *ATLAS)
+    discs = regions.iris[:, 3:]
+
+    def pictures(height: int) -> torch.Tensor:
+        return points.new_zeros(1, 4, height, ATLAS[1])
+
+    lids, white, irises, mouth = pictures(ATLAS[0]), pictures(top), pictures(top), pictures(ATLAS[0] - top)
     with torch.no_grad():
         for some, frames in zip(points.split(32), shown.split(32), strict=True):
-            opening, skin, inside, shut = regions.geometry(some)
-            clearly = (opening * 10 - 9).clamp(0, 1), (1 - opening * 10).clamp(0, 1) * (shut * 10 - 9).clamp(0, 1)
-            for total, weight, read in zip((teeth, lids), clearly, (inside, skin), strict=True):
-                colours = torch.cat([frames / 255, torch.ones_like(frames[:, :1])], 1) * weight[:, None]
+            opening, skin, iris, teeth, shut = regions.geometry(some)
+            open_ = (opening * 10 - 9).clamp(0, 1)
+            closed = (1 - opening * 10).clamp(0, 1) * (shut * 10 - 9).clamp(0, 1)
+            eyes = open_[:, :top] * warp(discs, iris)[:, 0].round()
+            frames = torch.cat([frames / 255, torch.ones_like(frames[:, :1])], 1)
+            white += (frames[:, :, :top] * (open_[:, :top] - eyes)[:, None]).sum(0)
+            for total, part, weight, read in (
+                (lids, frames, closed, skin),
+                (irises, frames[:, :, :top], eyes, iris),
+                (mouth, frames[:, :, top:], open_[:, top:], teeth),
+            ):
+                size = torch.tensor([total.shape[3], total.shape[2]]).to(points)
                 places = (read.flatten(1, 2).mT + 1) * ((size - 1) / 2)[:, None]
-                total += _splat(colours.flatten(2), places, ATLAS).sum(0)
-        regions.interior[:, :, top:] = _fill(teeth[:, :, top:] / 16)  # what two frames show counts as seen
+                total += _splat((part * weight[:, None]).flatten(2), places, total.shape[2:]).sum(0)
+        regions.interior[:, :, :top], regions.interior[:, :, top:] = _fill(white / 16), _fill(mouth / 16)
+        regions.iris[:, :3] = _fill(irises / 16)
         known = (lids[:, 3:] / 8 - 1).clamp(0, 1)[:, :, :top] * regions.lids()
         regions.shut[:, :, :top] = known * (lids[:, :3] / lids[:, 3:].clamp(min=1) - regions.skin)[:, :, :top]
 

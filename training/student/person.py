@@ -13,13 +13,12 @@ Letters: N batch, C channels, H W pixels, K keypoints, M local landmarks.
 from functools import cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
-from edge.topology import INNER_LOWER_LIP, INNER_UPPER_LIP, LEFT_MOUTH_CORNER, LOCAL, RIGHT_MOUTH_CORNER
+from edge.topology import LOCAL
 from training.config import StudentConfig
 from training.student.blocks import warp
 from training.student.regions import Places, Regions
@@ -32,8 +31,6 @@ EXPRESSION_CODES = 16
 SIGMA = 0.1
 """Width of a heat-map's bell, in crop coordinates (the crop is 2 wide)."""
 POINTS = KEYPOINTS + LOCAL_LANDMARKS
-TEETH = 0.08
-"""How far teeth lie behind where the lips meet, in mouth widths."""
 ANCHORS = ((-1.0, -1.0), (1.0, -1.0), (0.0, 1.0))
 """Points of the frame that stay where they are: shoulders hang on them more than on the head. Three give every
 affine motion of the frame against the head."""
@@ -203,10 +200,7 @@ class Person(nn.Module):
         self.source_points.copy_(points)
         self.pose.bind(points[:, :KEYPOINTS])
         self.source_heat.copy_(heatmaps(points, self.axis))
-        lips = identity.source_landmarks[torch.from_numpy(np.concatenate([INNER_UPPER_LIP, INNER_LOWER_LIP])), 2].mean()
-        corners = identity.source_landmarks[[RIGHT_MOUTH_CORNER, LEFT_MOUTH_CORNER]]
-        teeth = lips + TEETH * (corners[1] - corners[0]).norm()
-        self.regions.bind(points, identity.keypoints[:, 2], float(teeth))
+        self.regions.bind(points, identity.keypoints[:, 2], identity.source_landmarks)
         return self
 
     def offsets(self, points: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,8 @@ curves through the landmarks of lids and lips say what is where, to a fraction o
 never showed as well as for others:
 
     skin      a picture of lids or lips, pulled between the curves column by column (the photo's own, so it stays sharp)
-    interior  what shows between the curves: an eye's white and iris, which moves with the iris's landmark; a mouth's
-              cavity, which rests in the head
+    interior  what shows between the curves: an eye's white, which rests; a mouth's cavity, which rests in the head
+    iris      a disc before the white, which goes with its landmark
     decoder   a small network on the points: shade, lids' skin, teeth, tongue, and what the curves err
 
     points ─┬─▶ place ──────────────────────────────┐
@@ -21,6 +21,7 @@ together: their first axis is N · R, regions of a frame side by side.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -48,6 +49,14 @@ AJAR, SHUTTING = 0.75, 2.5
 from 0.35 on: eyes that narrow a little keep the photo's skin."""
 NARROWEST = 4.0
 """Texels between lids, at their corners, that still count as open."""
+TEETH = 0.08
+"""How far teeth lie behind where the lips meet, in mouth widths."""
+PUPIL = 0.08
+"""How far an iris lies behind the rim of its eye, in eye widths."""
+LIMBUS = 1.12
+"""An iris with its soft rim, in its radii."""
+EYEBALL = 0.45
+"""Radius of an eyeball, in eye widths: an iris that looks away is seen from its side."""
 BEYOND = 8
 """Pixels that mouth and eyes may come to beyond where training saw them."""
 COARSE = 4
@@ -146,6 +155,8 @@ class _Own(nn.Module):
     """Rows of curves that rest, 0 for the others: [R, 4, w]."""
     rows: torch.Tensor
     """Of the mean curves: [R, 4, w]."""
+    radius: torch.Tensor
+    """Of an iris, in eye widths: [R, 1, 1]; of a mouth, nothing."""
     narrow: torch.Tensor
     """1 / how far the photo's eye is open: [R, 1, w]; 0 in a mouth."""
     across: torch.Tensor
@@ -172,6 +183,7 @@ class _Own(nn.Module):
         self.register_buffer("rows", torch.ones(count, CURVES, region.width))
         self.register_buffer("across", torch.zeros(count, 1, region.width))
         self.register_buffer("narrow", torch.zeros(count, 1, region.width))
+        self.register_buffer("radius", torch.zeros(count, 1, 1))
         # From cells to texels of a row, linearly.
         cells = torch.eye(region.width // PACKED)[None]
         down = torch.arange(region.height, dtype=torch.float32)
@@ -267,7 +279,10 @@ class Regions(Trunk):
     placing: torch.Tensor
     """From keypoints and local landmarks to what a texel to the right, one down and the middle are: [K + M, 4 · 3]."""
     chosen: torch.Tensor
-    """From these to the regions' landmarks in pixels, as a product, which every backend takes: [K + M, 4 · P]."""
+    """From these to the regions' landmarks in pixels, as a product, which every backend takes: [K + M, 4 · P]. Irises
+    are where they lie, which is behind where landmarks are told."""
+    iris: torch.Tensor
+    """Both irises where they rest, RGBA: [1, 4, h, w], h rows of eyes."""
     anchors: torch.Tensor
     """The middle between the corners: [4, 1, 2]."""
     mean: torch.Tensor
@@ -304,25 +319,26 @@ class Regions(Trunk):
         # to average misplacements into soft skin.
         self.register_buffer("skin", torch.zeros(1, 3, *ATLAS))
         self.register_buffer("shut", torch.zeros(1, 3, *ATLAS))
+        self.register_buffer("iris", torch.zeros(1, 4, REGIONS[2].top, ATLAS[1]))
         self.cover = nn.Parameter(torch.zeros(1, 1, *ATLAS))
         self.interior = nn.Parameter(torch.zeros(1, 3, *ATLAS))
 
         self.own = nn.ModuleList(_Own(REGIONS[kind]) for kind in KINDS)
-        self.register_buffer("placing", torch.zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES * 3))
-        self.register_buffer("mean", torch.zeros(points + inputs))
-        self.register_buffer("scale", torch.ones(points + inputs))
         most = max(len(region.points()) for region in REGIONS)
         chosen = torch.zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES, most)
-        window = torch.zeros(1, 1, *ATLAS)
+        self.register_buffer("placing", torch.zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES * 3))
         for number, region in enumerate(REGIONS):
-            for column, row in enumerate(region.points()):
-                chosen[KEYPOINTS + row, number, column] = PIXELS
+            chosen[[KEYPOINTS + row for row in region.points()], number, range(len(region.points()))] = PIXELS
+        self.register_buffer("chosen", chosen.flatten(1))
+        self.register_buffer("mean", torch.zeros(points + inputs))
+        self.register_buffer("scale", torch.ones(points + inputs))
+        window = torch.zeros(1, 1, *ATLAS)
+        for region in REGIONS:
             sides = [_faded(size) for size in (region.height, region.width)]
             window[0, 0, region.top : region.top + region.height, region.left : region.left + region.width] = (
                 sides[0][:, None] * sides[1]
             )
         derived = {
-            "chosen": chosen.flatten(1),
             "anchors": torch.tensor([[region.anchor()] for region in (*REGIONS, REGIONS[2])]),
             "window": window,
             "atlas_x": _unit(torch.arange(ATLAS[1], dtype=torch.float32), ATLAS[1]).repeat(1, ATLAS[0], 1),
@@ -427,7 +443,7 @@ class Regions(Trunk):
         if self.precision:
             painted, correct = painted.float(), correct.float()
         painted = F.pixel_shuffle(painted, PACKED)
-        opening, skins, insides, closed = self._geometry(places, registered, correct)
+        opening, skins, irises, teeth, closed = self._geometry(places, registered, correct)
         if self.training:  # only the cover is learned: told apart, the two warps take half the time of one
             skin, cover = warp(torch.cat([self.skin, self.shut], 1), skins), warp(self.cover, skins)
         else:
@@ -437,21 +453,25 @@ class Regions(Trunk):
         shown = skin[:, 0:3] + skin[:, 3:6] * closed.unsqueeze(1)
         colour = shown * opacity + painted[:, 0:3] * self.window
         opening = opening.unsqueeze(1) * self.window
-        interior = warp(self.interior + painted[:, 4:7], insides)
+        eyes, mouth = (slice(REGIONS[number].top, REGIONS[number].top + REGIONS[number].height) for number in (0, 2))
+        iris, white = warp(self.iris, irises), self.interior[:, :, eyes]
+        eyeball = white + (iris[:, 0:3] - white) * iris[:, 3:4] + painted[:, 4:7, eyes]
+        interior = torch.cat([eyeball, warp(self.interior[:, :, mouth] + painted[:, 4:7, mouth], teeth)], 2)
         colour = colour + (interior - colour) * opening
         return torch.cat([colour, opacity + opening - opacity * opening], 1)
 
     def _geometry(
         self, places: Places, registered: list[torch.Tensor], correct: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Four maps of the atlas.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Maps of the atlas, and of its eyes and its mouth.
 
-        What is open [N, h, w]; where skin and where the interior is read in the atlas, -1..1 [N, h, w, 2]; how far
-        lids are shut [N, h, w] (of a mouth it says nothing, whose `shut` is empty).
+        What is open [N, h, w]; where skin is read in the atlas, -1..1 [N, h, w, 2]; where irises are read in their
+        picture [N, 64, w, 2]; where a mouth's cavity is read in its own [N, 128, w, 2]; how far lids are shut [N, h, w]
+        (of a mouth it says nothing, whose `shut` is empty).
         """
         parts, at = [], 0
         for own, points in zip(self.own, registered, strict=True):
-            region, x, y = own.region, own.x, own.y[0:1]
+            region, y = own.region, own.y[0:1]
             cells = own.count * 2 * len(own.from_cells)
             shifts = _times(correct[:, at : at + cells].reshape(-1, 2, len(own.from_cells)) * 4, own.from_cells)
             at += cells
@@ -459,35 +479,31 @@ class Regions(Trunk):
             opened = curves[:, 1:3] + shifts
             curves = torch.cat([curves[:, 0:1], opened, curves[:, 3:4]], 1)
             upper, lower = opened[:, 0:1], opened[:, 1:2]
-            across, narrow, left, rows = (
-                _each(part, len(curves)) for part in (own.across, own.narrow, own.left, own.rows)
-            )
+            across, narrow, rows = (_each(part, len(curves)) for part in (own.across, own.narrow, own.rows))
             opening = torch.sigmoid((y - upper) * STEEP) * torch.sigmoid((lower - y) * STEEP) * across
             shut = (((upper - lower) * narrow + AJAR) * SHUTTING).clamp(0, 1) * own.tall
-            skin = own.pulled(curves, rows)
-            if region.iris is not None:
-                iris = points[:, -1] - _each(own.rest, len(points))[:, -1] + 4 * correct[:, -4:].reshape(-1, 2)
-                iris = iris.reshape(-1, 2, 1)
-                inside_x, inside_y = (x - iris[:, 0:1]) * own.tall, y - iris[:, 1:2] + 0 * x
-            else:
-                inside_x, inside_y = self._in_the_head(places)
-            parts.append(
-                torch.cat(
-                    [
-                        opening,
-                        skin.clamp(0, region.height - 1) + float(region.top),
-                        inside_x.clamp(0, region.width - 1) + left,
-                        inside_y.clamp(0, region.height - 1) + float(region.top),
-                        shut,
-                    ]
-                )
-            )
-        opening, skin, inside_x, inside_y, shut = _parts(_as_they_lie(*parts), 5)
+            skin = own.pulled(curves, rows).clamp(0, region.height - 1) + float(region.top)
+            parts.append(torch.cat([opening, skin, shut]))
+        opening, skin, shut = _parts(_as_they_lie(*parts), 3)
         skin = _pair(_each(self.atlas_x, len(skin)), _unit(skin, ATLAS[0]))
-        return opening, skin, _pair(_unit(inside_x, ATLAS[1]), _unit(inside_y, ATLAS[0])), shut
+        return opening, skin, self._irises(registered[0], correct), self._in_the_head(places), shut
 
-    def _in_the_head(self, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where the mouth's texels would be if they moved with the head alone: x, y [N, h, w], in texels."""
+    def _irises(self, points: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
+        """Where both irises are read in their picture, for the eyes' landmarks [N · 2, P, 2]: [N, h, w, 2], -1..1."""
+        own = self.own[0]
+        rest, left = _each(own.rest[:, -1:], len(points)), _each(own.left, len(points))
+        moved = points[:, -1:] - rest + 4 * correct[:, -4:].reshape(-1, 1, 2)
+        aside = moved[:, :, 0:1]
+        _, first, last = own.region.corners
+        narrowed = aside * aside * (0.5 / (EYEBALL * (last - first)) ** 2) + 1.0
+        rest_x = rest[:, :, 0:1]
+        x = (((own.x - rest_x - aside) * narrowed + rest_x).clamp(0, own.region.width - 1) + left) * own.tall
+        y = own.y[0:1] - moved[:, :, 1:2] + 0 * own.x
+        x, y = _parts(_side_by_side(torch.cat([x, y])), 2)
+        return _pair(_unit(x, ATLAS[1]), _unit(y, own.region.height))
+
+    def _in_the_head(self, places: Places) -> torch.Tensor:
+        """Where the mouth's texels would be if they moved with the head alone: [N, h, w, 2], -1..1."""
         turn, centre, back, _ = (part.reshape(-1, PLACES, *part.shape[1:]) for part in places)
         turned = torch.bmm(turn[:, -2], back[:, -1]).transpose(1, 2)  # rows: x, y
         shift = (torch.bmm(centre[:, -2] - centre[:, -1], back[:, -1]) + self.anchors[-1:]).transpose(1, 2)
@@ -498,23 +514,28 @@ class Regions(Trunk):
             + (down * turned[:, axis : axis + 1, 1:2] + shift[:, axis : axis + 1])
             for axis in (0, 1)
         ]
-        return inside[0], inside[1]
+        return _pair(_unit(inside[0], own.region.width), _unit(inside[1], own.region.height))
 
     # -- a person's own ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def bind(self, points: torch.Tensor, depths: torch.Tensor, teeth: float) -> None:
+    def bind(self, points: torch.Tensor, depths: torch.Tensor, landmarks: torch.Tensor) -> None:
         """Store where a person's keypoints and local landmarks are in the photo.
+
+        What lies deeper than the points that place it goes another way when the head turns: teeth and irises.
 
         Args:
             points: [1, K + M, 2].
             depths: of the keypoints, [K].
-            teeth: their depth. What lies deeper goes another way when the head turns: the pose is taken there.
+            landmarks: the photo's, [478, 3].
         """
         keypoints, local = points[0].split([KEYPOINTS, LOCAL_LANDMARKS])
-        depths = depths.to(points)[:, None] - teeth
-        # The affine map that fits the keypoints best takes the photo's x, y and 1 to the frame's x and y.
-        pose = torch.linalg.pinv(torch.cat([keypoints, torch.ones_like(depths), depths], 1), rtol=1e-3)[:3].T
+        landmarks = landmarks.to(points)
+        lips = landmarks[torch.from_numpy(np.concatenate([topo.INNER_UPPER_LIP, topo.INNER_LOWER_LIP])), 2].mean()
+        wide = (landmarks[topo.LEFT_MOUTH_CORNER] - landmarks[topo.RIGHT_MOUTH_CORNER]).norm()
+        behind = depths.to(points)[:, None] - (lips + TEETH * wide)
+        # The affine map that fits the keypoints best takes the photo's x, y, 1 and depth to the frame's x and y.
+        pose = torch.linalg.pinv(torch.cat([keypoints, torch.ones_like(behind), behind], 1), rtol=1e-3).T
         placing = points.new_zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES, 3)
         of_pose, of_local = placing.split([KEYPOINTS, LOCAL_LANDMARKS])
         for number, region in enumerate(REGIONS):
@@ -532,6 +553,15 @@ class Regions(Trunk):
         of_pose[:, 3, :2] = pose[:, :2] @ turn.T
         of_pose[:, 3, 2] = pose[:, :2] @ centre[0] + pose[:, 2]
         self.placing.copy_(placing.flatten(1) * PIXELS)
+        chosen = self.chosen.unflatten(1, (PLACES, -1))
+        for number, region in enumerate(REGIONS[:2]):
+            assert region.iris is not None
+            rim = landmarks[[landmark for curve in region.curves for landmark in curve]]
+            eye = (rim[0] - rim[len(region.curves[0]) - 1])[:2].norm()
+            deeper = rim[:, 2].mean() + PUPIL * eye - landmarks[region.iris, 2]
+            chosen[:KEYPOINTS, number, len(region.points()) - 1] = pose[:, 3] * deeper * PIXELS
+            ring = landmarks[region.iris + 1 : region.iris + 5, :2] - landmarks[region.iris, :2]
+            self.own[0].radius[number] = (ring.norm(dim=1).mean() / eye).clamp(min=0.12)
 
     @torch.no_grad()
     def settle(self, points: torch.Tensor, asked: torch.Tensor) -> None:
@@ -587,13 +617,19 @@ class Regions(Trunk):
             parts.append(own.pulled(own.rows, curves) + own.region.top)
         self.skin.copy_(warp(crops, _pair(self.atlas_x, _unit(_as_they_lie(*parts), ATLAS[0]))))
         self.cover.fill_(1)
+        self.iris[:, :3] = crops[:, :, : REGIONS[2].top]
+        eyes = self.own[0]
+        _, first, last = eyes.region.corners
+        away = torch.hypot(eyes.x - eyes.rest[:, -1:, 0:1], eyes.y[0:1] - eyes.rest[:, -1:, 1:2])
+        discs = (LIMBUS * (last - first) * eyes.radius - away + 0.5).clamp(0, 1)
+        self.iris[:, 3] = _side_by_side(discs)
 
     def lids(self) -> torch.Tensor:
         """What of both eyes' skin is the upper lid, 0..1: [1, 1, h, w], h rows of eyes."""
         eyes = self.own[0]
         y, upper, lower = eyes.y[0:1], eyes.rows[:, 1:2], eyes.rows[:, 2:3]
         lids = ((y - eyes.still[:, 0:1]) / 4).clamp(0, 1) * (((upper + lower) / 2 - y) / 2 + 0.5).clamp(0, 1)
-        return torch.cat([*lids], 1)[None, None]
+        return _side_by_side(lids)[None]
 
     def geometry(self, points: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What `_geometry` finds for keypoints and local landmarks [N, K + M, 2] alone."""
@@ -622,10 +658,15 @@ def _pair(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.cat([x.unsqueeze(3), y.unsqueeze(3)], 3)
 
 
+def _side_by_side(eyes: torch.Tensor) -> torch.Tensor:
+    """Planes of two eyes, [N · 2, h, w] → [N, h, 2 · w]."""
+    eyes = eyes.reshape(-1, 2, *eyes.shape[1:]).transpose(1, 2)
+    return eyes.reshape(len(eyes), eyes.shape[1], -1)
+
+
 def _as_they_lie(eyes: torch.Tensor, mouth: torch.Tensor) -> torch.Tensor:
     """Planes of eyes [N · 2, h, w] side by side, those of mouths [N, h, w] below: [N, h, w] of the atlas."""
-    eyes = eyes.reshape(len(mouth), 2, *eyes.shape[1:]).transpose(1, 2)
-    return torch.cat([eyes.reshape(len(mouth), -1, mouth.shape[2]), mouth], 1)
+    return torch.cat([_side_by_side(eyes), mouth], 1)
 
 
 def _coarse(top: int, left: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
