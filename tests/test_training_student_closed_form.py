@@ -131,9 +131,10 @@ def test_what_is_inside_mouths_and_eyes_is_found_though_only_some_texels_are_eve
     points = torch.cat([local[:, :KEYPOINTS], local], 1)
     fit_regions(person, points, person.layer[:, :3])
     regions, eyes = person.regions, slice(0, REGIONS[2].top)
-    opening, _, irises, *_ = regions.geometry(points)
+    where = regions.geometry(points)
+    opening = where.opening
     blue = torch.zeros_like(opening)
-    blue[:, eyes] = warp(regions.iris[:, 3:], irises)[:, 0]
+    blue[:, eyes] = warp(regions.iris[:, 3:], where.irises)[:, 0]
     shown = torch.stack([opening * (1 - blue), 1 - opening, opening * blue], 1).mul(255).round().byte()
     fit_closeups(person, points, shown)
     discs = regions.iris[0, 3] == 1

@@ -80,7 +80,7 @@ def test_the_frame_is_read_where_texels_lie(person, faces, yaw, roll, jaw, blink
 
 def test_lids_that_meet_show_no_eye_and_lips_that_part_a_mouth(person, faces):
     def opened(**moved):
-        openings = person.regions.geometry(posed(faces, **moved))[0]
+        openings = person.regions.geometry(posed(faces, **moved)).opening
         return [
             float(openings[0, part.top : part.top + part.height, part.left : part.left + part.width].sum())
             for part in REGIONS
@@ -95,14 +95,13 @@ def test_lids_that_meet_show_no_eye_and_lips_that_part_a_mouth(person, faces):
 
 def test_lids_shut_and_leave_brow_and_cheek_alone(person, faces):
     regions = person.regions
-    *_, rests = regions.geometry(posed(faces))
-    _, skin, *_, shut = regions.geometry(posed(faces, blink_right=1.0))
+    rests, winks = (regions.geometry(posed(faces, blink_right=shut)) for shut in (0.0, 1.0))
     eyes = regions.own[0]
     middle = 40
-    assert rests[0, 30, middle] < 0.2
-    assert shut[0, 30, middle] == 1
-    assert shut[0, 30, 80 + middle] < 0.2
-    rows = (skin[0, :64, middle, 1] + 1) / 2 * (ATLAS[0] - 1)
+    assert rests.shut[0, 30, middle] < 0.2
+    assert winks.shut[0, 30, middle] == 1
+    assert winks.shut[0, 30, 80 + middle] < 0.2
+    rows = (winks.skin[0, :64, middle, 1] + 1) / 2 * (ATLAS[0] - 1)
     above, below = int(eyes.still[0, 0, middle]), int(eyes.still[0, 3, middle]) + 2
     own = torch.arange(64.0)
     torch.testing.assert_close(rows[:above], own[:above], atol=0.1, rtol=0)
@@ -112,7 +111,7 @@ def test_lids_shut_and_leave_brow_and_cheek_alone(person, faces):
     assert lids.shape == (64, 2)
     assert (lids[:above] == 0).all()
     assert (lids.amax(0) == 1).all()
-    assert (eyes.narrow[:, 0, middle] > 0).all()
+    assert (eyes.narrow[:, middle] > 0).all()
 
 
 def test_irises_follow_their_landmarks(person, faces):
@@ -120,7 +119,7 @@ def test_irises_follow_their_landmarks(person, faces):
     aside = points.clone()
     aside[:, KEYPOINTS : KEYPOINTS + 2, 0] += 6 * 2 / (NETWORK - 1)  # the two irises come first
     regions = person.regions
-    straight, moved = (regions.geometry(some)[2] for some in (points, aside))
+    straight, moved = (regions.geometry(some).irises for some in (points, aside))
     rows, columns = slice(24, 44), slice(30, 50)
     shift = (straight - moved)[0, rows, columns].mean((0, 1)) * torch.tensor([ATLAS[1] - 1, REGIONS[0].height - 1]) / 2
     assert shift[0] > 3
@@ -129,7 +128,7 @@ def test_irises_follow_their_landmarks(person, faces):
 
 def test_an_iris_that_looks_away_is_narrower(person, faces):
     def seen(**moved):
-        discs = warp(person.regions.iris[:, 3:], person.regions.geometry(posed(faces, **moved))[2])
+        discs = warp(person.regions.iris[:, 3:], person.regions.geometry(posed(faces, **moved)).irises)
         return float(discs[..., :80].sum())
 
     assert 0.7 * seen() < seen(gaze_x=1) < 0.98 * seen()

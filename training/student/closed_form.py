@@ -8,6 +8,7 @@ all of this leaves the field as it is.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.student.blocks import warp
 from training.student.person import Person, identity_grid
-from training.student.regions import ATLAS, REGIONS
+from training.student.regions import REGIONS
 
 REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
@@ -26,6 +27,14 @@ SEEN = 0.25
 """Share of the frames that must show a cell of the photo moving, for it to follow as found."""
 SPLAT = 256
 """Width and height of the picture whose pixels say where cells of the photo have gone."""
+CAVITY_ROUNDS = 3
+"""Times that a mouth's cavity and the lips' inner sides before it are told apart."""
+CAVITY_FRAMES = 240
+"""Frames of the track that do."""
+EDGE = 4
+"""Rows of an inner side, from its lip on, that are continued from below where they are not seen."""
+RIM_BLUR = 2
+"""Columns to either side that tell of an inner side, too."""
 MATTE = 128
 """Width and height of the matte's first estimate."""
 
@@ -276,30 +285,104 @@ def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor) -> N
     regions, top = person.regions, REGIONS[2].top
     discs = regions.iris[:, 3:]
 
-    def pictures(height: int) -> torch.Tensor:
-        return points.new_zeros(1, 4, height, ATLAS[1])
+    def pictures(channels: int, like: torch.Tensor) -> torch.Tensor:
+        return points.new_zeros(1, channels, *like.shape[2:])
 
-    lids, white, irises, mouth = pictures(ATLAS[0]), pictures(top), pictures(top), pictures(ATLAS[0] - top)
     with torch.no_grad():
+        shut, ajar = (pictures(4, regions.skin) for _ in range(2))
+        white, irises = (pictures(4, regions.iris) for _ in range(2))
+        mouths = []
         for some, frames in zip(points.split(32), shown.split(32), strict=True):
-            opening, skin, iris, teeth, shut = regions.geometry(some)
-            open_ = (opening * 10 - 9).clamp(0, 1)
-            closed = (1 - opening * 10).clamp(0, 1) * (shut * 10 - 9).clamp(0, 1)
-            eyes = open_[:, :top] * warp(discs, iris)[:, 0].round()
-            frames = torch.cat([frames / 255, torch.ones_like(frames[:, :1])], 1)
-            white += (frames[:, :, :top] * (open_[:, :top] - eyes)[:, None]).sum(0)
-            for total, part, weight, read in (
-                (lids, frames, closed, skin),
-                (irises, frames[:, :, :top], eyes, iris),
-                (mouth, frames[:, :, top:], open_[:, top:], teeth),
-            ):
-                size = torch.tensor([total.shape[3], total.shape[2]]).to(points)
-                places = (read.flatten(1, 2).mT + 1) * ((size - 1) / 2)[:, None]
-                total += _splat((part * weight[:, None]).flatten(2), places, total.shape[2:]).sum(0)
-        regions.interior[:, :, :top], regions.interior[:, :, top:] = _fill(white / 16), _fill(mouth / 16)
-        regions.iris[:, :3] = _fill(irises / 16)
-        known = (lids[:, 3:] / 8 - 1).clamp(0, 1)[:, :, :top] * regions.lids()
-        regions.shut[:, :, :top] = known * (lids[:, :3] / lids[:, 3:].clamp(min=1) - regions.skin)[:, :, :top]
+            where, colours = regions.geometry(some), frames / 255
+            opening, eyes = where.opening[:, None], torch.cat([colours, torch.ones_like(colours[:, :1])], 1)[:, :, :top]
+            skin, closed = (1 - opening[:, :, :top] * 10).clamp(0, 1), where.shut[:, None, :top]
+            open_ = (opening[:, :, :top] * 10 - 9).clamp(0, 1)
+            iris = open_ * warp(discs, where.irises).round()
+            shut += _lay_down(eyes, skin * (closed * 10 - 9).clamp(0, 1), where.skin[:, :top], shut)
+            ajar += _lay_down(eyes, skin * (1 - closed * 10).clamp(0, 1), where.skin[:, :top], ajar)
+            irises += _lay_down(eyes, iris, where.irises, irises)
+            white += (eyes * (open_ - iris)).sum(0)
+            few = slice(None, None, max(1, len(points) // CAVITY_FRAMES))
+            mouths.append(_Mouths(colours[few, :, top:], opening[few, :, top:], where.cavity[few], where.rims[few]))
+        regions.interior[:, :, :top], regions.iris[:, :3] = _fill(white / 16), _fill(irises / 16)
+        # A lid is its mean. Around it two means, as blurred as each other, tell what shuts, and the skin stays sharp.
+        known, seen = ((sums[:, 3:, :top] / 8 - 1).clamp(0, 1) for sums in (shut, ajar))
+        means = [sums[:, :3, :top] / sums[:, 3:, :top].clamp(min=1) for sums in (shut, ajar)]
+        rest = regions.skin[:, :, :top]
+        regions.shut[:, :, :top] = known * (means[0] - rest - (1 - regions.lids()) * seen * (means[1] - rest))
+
+        for _ in range(CAVITY_ROUNDS):
+            # The cavity behind the rims as they are by now, and then the rims before that cavity.
+            cavity, sums = pictures(4, regions.interior[:, :, top:]), pictures(9, regions.rim)
+            for mouth in mouths:
+                rim = warp(regions.rim, mouth.rims)
+                clear = 1 - rim[:, 3:4]
+                seen = torch.cat([(mouth.colours - rim[:, :3]) * clear, clear.square()], 1)
+                cavity += _lay_down(seen, (mouth.opening * 10 - 9).clamp(0, 1), mouth.cavity, cavity)
+            regions.interior[:, :, top:] = _fill(cavity / 16)  # what two frames show counts as seen
+            for mouth in mouths:
+                behind = warp(regions.interior[:, :, top:], mouth.cavity)
+                products = torch.cat([behind * behind, behind * mouth.colours], 1).unflatten(1, (2, 3)).sum(2)
+                seen = torch.cat([torch.ones_like(mouth.opening), behind, mouth.colours, products], 1)
+                sums += _lay_down(seen, (mouth.opening * 2 - 1).clamp(0, 1), mouth.rims, sums)
+            regions.rim.copy_(_rims(sums))
+
+
+class _Mouths(NamedTuple):
+    """Mouths of some frames: colours [N, 3, h, w] in 0..1, openings [N, 1, h, w], and fields of `Geometry`."""
+
+    colours: torch.Tensor
+    opening: torch.Tensor
+    cavity: torch.Tensor
+    rims: torch.Tensor
+
+
+def _rims(sums: torch.Tensor) -> torch.Tensor:
+    """Inner sides of lips [1, 4, h, w], RGB times opacity and opacity, out of what was seen there.
+
+    Colours are (1 - opacity) · what lies behind + opacity · the rim's own: a regression on what lies behind, over all
+    frames, and over a few columns for steadiness.
+
+    Args:
+        sums: [1, 9, h, w], over frames: weight, what lies behind (3), colours (3), products over channels of what lies
+            behind with itself and with the colours.
+    """
+    sums = F.avg_pool2d(F.pad(sums, (RIM_BLUR, RIM_BLUR, 0, 0)), (1, 2 * RIM_BLUR + 1), 1)
+    weight = sums[:, :1]
+    behind, colours, squares, products = (sums[:, 1:] / weight.clamp(min=1e-3)).split([3, 3, 1, 1], 1)
+    spread = (squares - behind.square().sum(1, keepdim=True)).clamp(min=0)
+    together = products - (behind * colours).sum(1, keepdim=True)
+    clear = ((together + 1e-3) / (spread + 1e-3)).clamp(0, 1)
+    known = (weight / 4 - 1).clamp(0, 1)
+    rim = torch.cat([(colours - clear * behind).clamp(min=0), 1 - clear], 1)
+    edges = torch.arange(sums.shape[2], device=sums.device)
+    edges = (torch.minimum(edges, edges.flip(0)) < EDGE)[:, None]  # where the opening begins, little is clearly open
+    return torch.where(edges, _fill(torch.cat([rim * known, known], 1)), rim * known)
+
+
+def _lay_down(values: torch.Tensor, weight: torch.Tensor, field: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Weighted values [N, C, h, w] laid down where a field [N, h, w, 2] has read them: sums [1, C, H, W] over frames.
+
+    Args:
+        values: what a frame shows.
+        weight: [N, 1, h, w]; where it is 0, which is most of a frame, nothing is computed.
+        field: -1..1.
+        like: [1, any, H, W].
+    """
+    height, width = like.shape[2:]
+    frames, rows, columns = weight[:, 0].nonzero(as_tuple=True)
+    values = values[frames, :, rows, columns] * weight[frames, :, rows, columns]
+    places = (field[frames, rows, columns] + 1) * ((torch.tensor([width, height]).to(values) - 1) / 2)
+    corner = places.floor()
+    share = places - corner
+    total = values.new_zeros(height * width, values.shape[1])
+    for right in (0, 1):
+        for below in (0, 1):
+            x, y = (corner[:, 0] + right).long(), (corner[:, 1] + below).long()
+            within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+            part = (1 - right - share[:, 0]).abs() * (1 - below - share[:, 1]).abs() * within
+            total.index_add_(0, (y * width + x).clamp(0, height * width - 1), values * part[:, None])
+    return total.T.reshape(1, -1, height, width)
 
 
 def _ways_back(

@@ -62,6 +62,7 @@ from training.student.driver import Driver, fit_driver
 from training.student.losses import Discriminator, Features, HeadPose, closeup_loss, motion_loss, student_loss
 from training.student.network import Student, flatten_volume
 from training.student.person import Window
+from training.student.regions import sharpened
 from training.student.schedule import LOOK_EVERY, Schedule, State
 from training.teachers import Identity, Teacher
 
@@ -356,11 +357,14 @@ def draw_track(student: Student, track: RenderedTrack) -> Iterator[np.ndarray]:
 
 @torch.no_grad()
 def _shown(student: Student, track: RenderedTrack) -> torch.Tensor:
-    """Mouth and eyes of the teacher's frames as they lie in the atlas: uint8 [T, 3, h, w]."""
+    """Mouth and eyes of the teacher's frames as they lie in the atlas: uint8 [T, 3, h, w].
+
+    A frame was read for them, and a frame will read them; they are to show in it as they were.
+    """
     parts = []
     for rows, _, _, spots in _in_the_atlas(student, track):
         frames = torch.from_numpy(np.array(track.frames[rows])).to(spots.device).float()
-        parts.append(warp(frames, spots).round().byte())
+        parts.append(sharpened(warp(frames, spots), (2, 2)).round().clamp(0, 255).byte())
     return torch.cat(parts)
 
 

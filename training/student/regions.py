@@ -8,6 +8,7 @@ never showed as well as for others:
     skin      a picture of lids or lips, pulled between the curves column by column (the photo's own, so it stays sharp)
     interior  what shows between the curves: an eye's white, which rests; a mouth's cavity, which rests in the head
     iris      a disc before the white, which goes with its landmark
+    rim       the lips' inner side and their shade, which go with the lips, before the cavity
     decoder   a small network on the points: shade, lids' skin, teeth, tongue, and what the curves err
 
     points ─┬─▶ place ──────────────────────────────┐
@@ -44,11 +45,13 @@ STEEP = 2.5
 """Of an opening's edge: how much of its rise a texel takes."""
 STILL = 13.0
 """Texels above and below the photo's open lids from which skin does not go with them."""
-AJAR, SHUTTING = 0.75, 2.5
-"""A lid begins to be the shut lid, pushed together, where the eye is open by 0.75 of what it is in the photo, and is it
-from 0.35 on: eyes that narrow a little keep the photo's skin."""
-NARROWEST = 4.0
-"""Texels between lids, at their corners, that still count as open."""
+AJAR, SHUTTING = 0.97, 5.5
+"""A lid begins to be the shut lid, pushed together, where the eye is open by 0.97 of what it is in the photo, and is it
+from 0.79 on, as the mesh teacher's is."""
+SHARPER = 0.12
+"""How much of a second difference a bilinear reading is to find beforehand: half of what it takes away on average."""
+NARROWEST = 40.0
+"""Texels of a photo's eye that still count as open, all its columns together."""
 TEETH = 0.08
 """How far teeth lie behind where the lips meet, in mouth widths."""
 PUPIL = 0.08
@@ -123,6 +126,9 @@ KINDS = (slice(0, 2), slice(2, 3))
 """Eyes, and the mouth, among the regions: those of a kind are computed together."""
 PLACES = len(REGIONS) + 1
 """The regions, and the mouth once more as it would lie if it moved with the head alone."""
+RIM = 32
+"""Rows of the picture of either lip's inner side: texels from its edge on, of which `OUTSIDE` lie before it."""
+OUTSIDE = 2.0
 CURVES = 4
 """Of a region, from the topmost down; the opening is between the middle two."""
 
@@ -144,6 +150,23 @@ class Places(NamedTuple):
     """[N · 4, 1, 2]."""
 
 
+class Geometry(NamedTuple):
+    """What is where in the atlas; fields of places [N, H, W, 2] that say where pictures are read, -1..1."""
+
+    opening: torch.Tensor
+    """What is open: [N, h, w]."""
+    skin: torch.Tensor
+    """All of the atlas, in its own skin."""
+    irises: torch.Tensor
+    """Its eyes, in the picture of irises."""
+    cavity: torch.Tensor
+    """Its mouth, in its own interior."""
+    rims: torch.Tensor
+    """Its mouth, in the picture of the lips' inner sides."""
+    shut: torch.Tensor
+    """How far lids are shut: [N, h, w]; of a mouth it says nothing, whose `shut` is empty."""
+
+
 class _Own(nn.Module):
     """What regions of one kind know of their person, and their texels."""
 
@@ -158,7 +181,7 @@ class _Own(nn.Module):
     radius: torch.Tensor
     """Of an iris, in eye widths: [R, 1, 1]; of a mouth, nothing."""
     narrow: torch.Tensor
-    """1 / how far the photo's eye is open: [R, 1, w]; 0 in a mouth."""
+    """What makes of how far an eye is open, column by column, its share of the photo's: [R, w, 1]; 0 in a mouth."""
     across: torch.Tensor
     """1 between the corners: [R, 1, w]; 0 until a person is known, so that nothing opens."""
     from_cells: torch.Tensor
@@ -182,7 +205,7 @@ class _Own(nn.Module):
         self.register_buffer("still", torch.zeros(count, CURVES, region.width))
         self.register_buffer("rows", torch.ones(count, CURVES, region.width))
         self.register_buffer("across", torch.zeros(count, 1, region.width))
-        self.register_buffer("narrow", torch.zeros(count, 1, region.width))
+        self.register_buffer("narrow", torch.zeros(count, region.width, 1))
         self.register_buffer("radius", torch.zeros(count, 1, 1))
         # From cells to texels of a row, linearly.
         cells = torch.eye(region.width // PACKED)[None]
@@ -283,6 +306,9 @@ class Regions(Trunk):
     are where they lie, which is behind where landmarks are told."""
     iris: torch.Tensor
     """Both irises where they rest, RGBA: [1, 4, h, w], h rows of eyes."""
+    rim: torch.Tensor
+    """Inner sides of both lips, RGB times opacity and opacity, from the upper lip down and on to the lower one's edge:
+    [1, 4, 64, w]."""
     anchors: torch.Tensor
     """The middle between the corners: [4, 1, 2]."""
     mean: torch.Tensor
@@ -320,6 +346,7 @@ class Regions(Trunk):
         self.register_buffer("skin", torch.zeros(1, 3, *ATLAS))
         self.register_buffer("shut", torch.zeros(1, 3, *ATLAS))
         self.register_buffer("iris", torch.zeros(1, 4, REGIONS[2].top, ATLAS[1]))
+        self.register_buffer("rim", torch.zeros(1, 4, 2 * RIM, ATLAS[1]))
         self.cover = nn.Parameter(torch.zeros(1, 1, *ATLAS))
         self.interior = nn.Parameter(torch.zeros(1, 3, *ATLAS))
 
@@ -443,32 +470,26 @@ class Regions(Trunk):
         if self.precision:
             painted, correct = painted.float(), correct.float()
         painted = F.pixel_shuffle(painted, PACKED)
-        opening, skins, irises, teeth, closed = self._geometry(places, registered, correct)
+        where = self._geometry(places, registered, correct)
         if self.training:  # only the cover is learned: told apart, the two warps take half the time of one
-            skin, cover = warp(torch.cat([self.skin, self.shut], 1), skins), warp(self.cover, skins)
+            skin, cover = warp(torch.cat([self.skin, self.shut], 1), where.skin), warp(self.cover, where.skin)
         else:
-            skin = warp(torch.cat([self.skin, self.shut, self.cover], 1), skins)
+            skin = warp(torch.cat([self.skin, self.shut, self.cover], 1), where.skin)
             cover = skin[:, 6:7]
         opacity = (cover + painted[:, 3:4]) * self.window
-        shown = skin[:, 0:3] + skin[:, 3:6] * closed.unsqueeze(1)
+        shown = skin[:, 0:3] + skin[:, 3:6] * where.shut.unsqueeze(1)
         colour = shown * opacity + painted[:, 0:3] * self.window
-        opening = opening.unsqueeze(1) * self.window
+        opening = where.opening.unsqueeze(1) * self.window
         eyes, mouth = (slice(REGIONS[number].top, REGIONS[number].top + REGIONS[number].height) for number in (0, 2))
-        iris, white = warp(self.iris, irises), self.interior[:, :, eyes]
+        iris, white = warp(self.iris, where.irises), self.interior[:, :, eyes]
         eyeball = white + (iris[:, 0:3] - white) * iris[:, 3:4] + painted[:, 4:7, eyes]
-        interior = torch.cat([eyeball, warp(self.interior[:, :, mouth] + painted[:, 4:7, mouth], teeth)], 2)
+        cavity = warp(self.interior[:, :, mouth] + painted[:, 4:7, mouth], where.cavity)
+        rim = warp(self.rim, where.rims)
+        interior = torch.cat([eyeball, cavity - cavity * rim[:, 3:4] + rim[:, 0:3]], 2)
         colour = colour + (interior - colour) * opening
         return torch.cat([colour, opacity + opening - opacity * opening], 1)
 
-    def _geometry(
-        self, places: Places, registered: list[torch.Tensor], correct: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Maps of the atlas, and of its eyes and its mouth.
-
-        What is open [N, h, w]; where skin is read in the atlas, -1..1 [N, h, w, 2]; where irises are read in their
-        picture [N, 64, w, 2]; where a mouth's cavity is read in its own [N, 128, w, 2]; how far lids are shut [N, h, w]
-        (of a mouth it says nothing, whose `shut` is empty).
-        """
+    def _geometry(self, places: Places, registered: list[torch.Tensor], correct: torch.Tensor) -> Geometry:
         parts, at = [], 0
         for own, points in zip(self.own, registered, strict=True):
             region, y = own.region, own.y[0:1]
@@ -481,12 +502,13 @@ class Regions(Trunk):
             upper, lower = opened[:, 0:1], opened[:, 1:2]
             across, narrow, rows = (_each(part, len(curves)) for part in (own.across, own.narrow, own.rows))
             opening = torch.sigmoid((y - upper) * STEEP) * torch.sigmoid((lower - y) * STEEP) * across
-            shut = (((upper - lower) * narrow + AJAR) * SHUTTING).clamp(0, 1) * own.tall
+            shut = ((torch.bmm(upper - lower, narrow) + AJAR) * SHUTTING).clamp(0, 1) * own.tall + 0 * own.x
             skin = own.pulled(curves, rows).clamp(0, region.height - 1) + float(region.top)
             parts.append(torch.cat([opening, skin, shut]))
+        rims = self._rims(upper, lower)  # the mouth's, which comes last
         opening, skin, shut = _parts(_as_they_lie(*parts), 3)
         skin = _pair(_each(self.atlas_x, len(skin)), _unit(skin, ATLAS[0]))
-        return opening, skin, self._irises(registered[0], correct), self._in_the_head(places), shut
+        return Geometry(opening, skin, self._irises(registered[0], correct), self._in_the_head(places), rims, shut)
 
     def _irises(self, points: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
         """Where both irises are read in their picture, for the eyes' landmarks [N · 2, P, 2]: [N, h, w, 2], -1..1."""
@@ -501,6 +523,17 @@ class Regions(Trunk):
         y = own.y[0:1] - moved[:, :, 1:2] + 0 * own.x
         x, y = _parts(_side_by_side(torch.cat([x, y])), 2)
         return _pair(_unit(x, ATLAS[1]), _unit(y, own.region.height))
+
+    def _rims(self, upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
+        """Where a mouth is read in the picture of the lips' inner sides, at the nearer lip: [N, h, w, 2], -1..1."""
+        mouth = self.own[1]
+        y, last = mouth.y[0:1], RIM - 1.0
+        above = (y - (upper - OUTSIDE)).clamp(0, last)
+        below = (2 * RIM - 1.0) - ((lower + OUTSIDE) - y).clamp(0, last)
+        under = ((y - (upper + lower) / 2) * 4 + 0.5).clamp(0, 1)
+        rows = above + under * (below - above)
+        x = _unit(mouth.x * mouth.tall, ATLAS[1])
+        return _pair(_each(x, len(rows)), _unit(rows, 2 * RIM))
 
     def _in_the_head(self, places: Places) -> torch.Tensor:
         """Where the mouth's texels would be if they moved with the head alone: [N, h, w, 2], -1..1."""
@@ -600,8 +633,10 @@ class Regions(Trunk):
     def take_pictures(self, photo: torch.Tensor, points: torch.Tensor) -> None:
         """Skin and eyes from the photo [1, 3, 512, 512], whose points are [1, K + M, 2]; irises rest where they are."""
         places = self.places(points)
-        crops = F.grid_sample(photo, self.spots(places), padding_mode="border", align_corners=True)
+        spots = self.spots(places)
+        crops = F.grid_sample(photo, spots, padding_mode="border", align_corners=True)
         self.interior.copy_(crops)
+        self.iris[:, :3] = crops[:, :, : REGIONS[2].top]
         # The photo's curves are pulled to where the mean ones are.
         parts = []
         for own, shown in zip(self.own, self.registered(places, points), strict=True):
@@ -611,13 +646,16 @@ class Regions(Trunk):
                 upper, lower = curves[:, 1], curves[:, 2]
                 own.still[:, 0] = (upper - STILL).clamp(min=2)
                 own.still[:, -1] = (lower + STILL).clamp(max=own.region.height - 3)
-                own.narrow.copy_((1 / (lower - upper).clamp(min=NARROWEST))[:, None])
+                wide = (lower - upper).clamp(min=0) * own.across[:, 0]
+                own.narrow.copy_((own.across[:, 0] / wide.sum(1, keepdim=True).clamp(min=NARROWEST))[:, :, None])
                 for some in (curves, own.rows):
                     some += own.still
             parts.append(own.pulled(own.rows, curves) + own.region.top)
-        self.skin.copy_(warp(crops, _pair(self.atlas_x, _unit(_as_they_lie(*parts), ATLAS[0]))))
+        pulled = _pair(self.atlas_x, _unit(_as_they_lie(*parts), ATLAS[0]))
+        read = warp(spots.permute(0, 3, 1, 2), pulled).permute(0, 2, 3, 1)
+        skin = F.grid_sample(photo, read, mode="bicubic", padding_mode="border", align_corners=True)
+        self.skin.copy_(sharpened(skin, (1, 2)).clamp(0, 1))
         self.cover.fill_(1)
-        self.iris[:, :3] = crops[:, :, : REGIONS[2].top]
         eyes = self.own[0]
         _, first, last = eyes.region.corners
         away = torch.hypot(eyes.x - eyes.rest[:, -1:, 0:1], eyes.y[0:1] - eyes.rest[:, -1:, 1:2])
@@ -631,7 +669,7 @@ class Regions(Trunk):
         lids = ((y - eyes.still[:, 0:1]) / 4).clamp(0, 1) * (((upper + lower) / 2 - y) / 2 + 0.5).clamp(0, 1)
         return _side_by_side(lids)[None]
 
-    def geometry(self, points: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def geometry(self, points: torch.Tensor) -> Geometry:
         """What `_geometry` finds for keypoints and local landmarks [N, K + M, 2] alone."""
         places = self.places(points)
         nothing = self.correct.bias.new_zeros(len(points), len(self.correct.bias))
@@ -642,6 +680,14 @@ def _faded(size: int) -> torch.Tensor:
     """1 inside, 0 at both ends: [size]."""
     at = torch.arange(size)
     return (torch.minimum(at, size - 1 - at) / (FEATHER * size)).clamp(max=1)
+
+
+def sharpened(pictures: torch.Tensor, readings: tuple[int, int]) -> torch.Tensor:
+    """Pictures [N, 3, h, w] that lose no sharpness when they are read bilinearly so many times, across and down."""
+    across, down = (torch.tensor([-0.5, 1.0, -0.5]) * SHARPER * count for count in readings)
+    across[1], down[1] = across[1] + 1, down[1] + 1
+    kernel = torch.outer(down, across).to(pictures).expand(3, 1, -1, -1)
+    return F.conv2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
 
 
 def _twice(x: torch.Tensor) -> torch.Tensor:
