@@ -528,8 +528,8 @@ class Regions(Trunk):
         """Where a mouth is read in the picture of the lips' inner sides, at the nearer lip: [N, h, w, 2], -1..1."""
         mouth = self.own[1]
         y, last = mouth.y[0:1], RIM - 1.0
-        above = (y - (upper - OUTSIDE)).clamp(0, last)
-        below = (2 * RIM - 1.0) - ((lower + OUTSIDE) - y).clamp(0, last)
+        above = (y - (upper - OUTSIDE)).clamp(0.0, last)
+        below = (2 * RIM - 1.0) - ((lower + OUTSIDE) - y).clamp(0.0, last)
         under = ((y - (upper + lower) / 2) * 4 + 0.5).clamp(0, 1)
         rows = above + under * (below - above)
         x = _unit(mouth.x * mouth.tall, ATLAS[1])
