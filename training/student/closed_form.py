@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.student.blocks import warp
 from training.student.person import Person, identity_grid
-from training.student.regions import REGIONS
+from training.student.regions import REGIONS, RIM
 
 REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
@@ -355,9 +355,11 @@ def _rims(sums: torch.Tensor) -> torch.Tensor:
     clear = ((together + 1e-3) / (spread + 1e-3)).clamp(0, 1)
     known = (weight / 4 - 1).clamp(0, 1)
     rim = torch.cat([(colours - clear * behind).clamp(min=0), 1 - clear], 1)
-    edges = torch.arange(sums.shape[2], device=sums.device)
-    edges = (torch.minimum(edges, edges.flip(0)) < EDGE)[:, None]  # where the opening begins, little is clearly open
-    return torch.where(edges, _fill(torch.cat([rim * known, known], 1)), rim * known)
+    deep = torch.arange(sums.shape[2], device=sums.device)
+    deep = torch.minimum(deep, deep.flip(0))[:, None]
+    # Where the opening begins, little is clearly open. Deep inside are teeth, which a regression softens.
+    rim = torch.where(deep < EDGE, _fill(torch.cat([rim * known, known], 1)), rim * known)
+    return rim * ((RIM - 1 - deep) / (RIM - EDGE - 1)).clamp(0, 1)
 
 
 def _lay_down(values: torch.Tensor, weight: torch.Tensor, field: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -126,7 +126,7 @@ KINDS = (slice(0, 2), slice(2, 3))
 """Eyes, and the mouth, among the regions: those of a kind are computed together."""
 PLACES = len(REGIONS) + 1
 """The regions, and the mouth once more as it would lie if it moved with the head alone."""
-RIM = 32
+RIM = 10
 """Rows of the picture of either lip's inner side: texels from its edge on, of which `OUTSIDE` lie before it."""
 OUTSIDE = 2.0
 CURVES = 4
@@ -308,7 +308,7 @@ class Regions(Trunk):
     """Both irises where they rest, RGBA: [1, 4, h, w], h rows of eyes."""
     rim: torch.Tensor
     """Inner sides of both lips, RGB times opacity and opacity, from the upper lip down and on to the lower one's edge:
-    [1, 4, 64, w]."""
+    [1, 4, 20, w]."""
     anchors: torch.Tensor
     """The middle between the corners: [4, 1, 2]."""
     mean: torch.Tensor
