@@ -138,6 +138,7 @@ def test_graph_holds_only_operations_that_lower(student, pose):
         "linear", "mul", "neg", "permute", "pixel_shuffle", "pixel_unshuffle", "pow", "relu", "sigmoid", "slice",
         "softmax", "_softmax", "sub", "t", "transpose", "unsqueeze", "upsample_bilinear2d", "view", "reshape", "clone",
         "_unsafe_view", "square", "flatten", "alias", "div", "matmul", "grid_sampler", "minimum",
+            "select",
     }  # fmt: skip
     assert kinds <= everywhere, kinds - everywhere
     assert "index_select" not in kinds

@@ -237,7 +237,7 @@ class _Own(nn.Module):
         rows = torch.minimum(y, first) * (first_rest / _some(first))
         rows = rows + F.relu(torch.minimum(y, second) - first) * ((second_rest - first_rest) / _some(second - first))
         rows = rows.reshape(-1, 2, height, curves.shape[2])
-        above, below = rows[:, 0], (height - 1.0) - rows[:, 1]
+        above, below = rows[:, 0], (height - 1.0) + rows[:, 1] * -1
         under = ((self.y[0:1] - (curves[:, 1:2] + curves[:, 2:3]) / 2) * 4 + 0.5).clamp(0, 1)
         return above + under * (below - above)
 
@@ -529,7 +529,7 @@ class Regions(Trunk):
         mouth = self.own[1]
         y, last = mouth.y[0:1], RIM - 1.0
         above = (y - (upper - OUTSIDE)).clamp(0.0, last)
-        below = (2 * RIM - 1.0) - ((lower + OUTSIDE) - y).clamp(0.0, last)
+        below = (2 * RIM - 1.0) + (lower + OUTSIDE - y).clamp(0.0, last) * -1
         under = ((y - (upper + lower) / 2) * 4 + 0.5).clamp(0, 1)
         rows = above + under * (below - above)
         x = _unit(mouth.x * mouth.tall, ATLAS[1])
