@@ -13,7 +13,7 @@ from edge.judges import phones
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 FILES = (ROOT / "README.md", DOCS / "benchmarks.md")
-HERE = "2-core x86-64 CPU (Intel Xeon)"
+HERE = "2-core x86-64 CPU (AMD EPYC)"
 
 
 def read(name: str) -> list[dict[str, str]]:
