@@ -273,12 +273,13 @@ def fit_follow(person: Person, points: torch.Tensor, field: torch.Tensor, moving
 
 
 def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor) -> None:
-    """The inside of the mouth and shut lids, as the track shows them.
+    """What lies behind lids and lips, and shut lids, as the track shows them.
 
-    Teeth rest in the head, and a lid is a picture that its curves pull: a mean over the track has teeth and lashes.
+    Teeth rest in the head, irises go with their landmarks, a lid is a picture that its curves pull: in places of their
+    own a mean over the track has teeth, pupils and lashes.
 
     Args:
-        person: its `regions` are fitted; their interior is set below the eyes, and `shut`.
+        person: its `regions` are fitted; their `interior`, `iris`, `rim` and `shut` are set.
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         shown: uint8 [T, 3, h, w], the teacher's frames as they lie in the atlas.
     """
