@@ -8,6 +8,7 @@ all of this leaves the field as it is.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -376,15 +377,9 @@ def _lay_down(values: torch.Tensor, weight: torch.Tensor, field: torch.Tensor, l
     frames, rows, columns = weight[:, 0].nonzero(as_tuple=True)
     values = values[frames, :, rows, columns] * weight[frames, :, rows, columns]
     places = (field[frames, rows, columns] + 1) * ((torch.tensor([width, height]).to(values) - 1) / 2)
-    corner = places.floor()
-    share = places - corner
     total = values.new_zeros(height * width, values.shape[1])
-    for right in (0, 1):
-        for below in (0, 1):
-            x, y = (corner[:, 0] + right).long(), (corner[:, 1] + below).long()
-            within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            part = (1 - right - share[:, 0]).abs() * (1 - below - share[:, 1]).abs() * within
-            total.index_add_(0, (y * width + x).clamp(0, height * width - 1), values * part[:, None])
+    for cell, share in _nearest(places[:, 0:1], places[:, 1:2], (height, width)):
+        total.index_add_(0, cell[:, 0], values * share)
     return total.T.reshape(1, -1, height, width)
 
 
@@ -408,18 +403,22 @@ def _ways_back(
 
 def _splat(values: torch.Tensor, places: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Values [N, C, P] laid down at places (x, y) [N, 2, P], shared by the four nearest cells: sums [N, C, *size]."""
+    total = values.new_zeros(*values.shape[:2], size[0] * size[1])
+    for cell, share in _nearest(places[:, 0:1], places[:, 1:2], size):
+        total.scatter_add_(2, cell.expand_as(values), values * share)
+    return total.view(*values.shape[:2], *size)
+
+
+def _nearest(x: torch.Tensor, y: torch.Tensor, size: tuple[int, int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The four cells nearest to places x, y (any shape): each one's number in a map of that size, and its share."""
     height, width = size
-    corner = places.floor()
-    share = places - corner
-    total = values.new_zeros(*values.shape[:2], height * width)
+    left, top = x.floor(), y.floor()
     for right in (0, 1):
         for below in (0, 1):
-            x, y = corner[:, 0:1] + right, corner[:, 1:2] + below
-            within = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-            part = (1 - right - share[:, 0:1]).abs() * (1 - below - share[:, 1:2]).abs() * within
-            cell = (y * width + x).clamp(0, height * width - 1).long().expand_as(values)
-            total.scatter_add_(2, cell, values * part)
-    return total.view(*values.shape[:2], height, width)
+            column, row = left + right, top + below
+            within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            share = (1 - right - (x - left)).abs() * (1 - below - (y - top)).abs() * within
+            yield (row * width + column).clamp(0, height * width - 1).long(), share
 
 
 def _fill(maps: torch.Tensor) -> torch.Tensor:

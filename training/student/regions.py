@@ -238,8 +238,7 @@ class _Own(nn.Module):
         rows = rows + F.relu(torch.minimum(y, second) - first) * ((second_rest - first_rest) / _some(second - first))
         rows = rows.reshape(-1, 2, height, curves.shape[2])
         above, below = rows[:, 0], (height - 1.0) + rows[:, 1] * -1
-        under = ((self.y[0:1] - (curves[:, 1:2] + curves[:, 2:3]) / 2) * 4 + 0.5).clamp(0, 1)
-        return above + under * (below - above)
+        return _at_the_nearer(self.y[0:1], curves[:, 1:2], curves[:, 2:3], above, below)
 
 
 def invert(matrix: torch.Tensor) -> torch.Tensor:
@@ -264,6 +263,14 @@ def _parts(planes: torch.Tensor, count: int) -> list[torch.Tensor]:
     """Planes [count · N, …] as so many parts [N, …]."""
     size = len(planes) // count
     return [planes[number * size : (number + 1) * size] for number in range(count)]
+
+
+def _at_the_nearer(
+    y: torch.Tensor, upper: torch.Tensor, lower: torch.Tensor, above: torch.Tensor, below: torch.Tensor
+) -> torch.Tensor:
+    """What is told from above where rows y [1, h, 1] are nearer to the upper curve [N, 1, w], and from below else."""
+    under = ((y - (upper + lower) / 2) * 4 + 0.5).clamp(0, 1)
+    return above + under * (below - above)
 
 
 def _from_both_sides(curves: torch.Tensor, last: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -530,8 +537,7 @@ class Regions(Trunk):
         y, last = mouth.y[0:1], RIM - 1.0
         above = (y - (upper - OUTSIDE)).clamp(0.0, last)
         below = (2 * RIM - 1.0) + (lower + OUTSIDE - y).clamp(0.0, last) * -1
-        under = ((y - (upper + lower) / 2) * 4 + 0.5).clamp(0, 1)
-        rows = above + under * (below - above)
+        rows = _at_the_nearer(y, upper, lower, above, below)
         x = _unit(mouth.x * mouth.tall, ATLAS[1])
         return _pair(_each(x, len(rows)), _unit(rows, 2 * RIM))
 
