@@ -24,7 +24,7 @@ from training.student.closed_form import (
 from training.student.cost import student_config
 from training.student.network import Student
 from training.student.person import identity_grid
-from training.student.regions import REGIONS
+from training.student.regions import LASHES, REGIONS
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +136,40 @@ def test_what_is_inside_mouths_and_eyes_is_found_though_only_some_texels_are_eve
     blue = torch.zeros_like(opening)
     blue[:, eyes] = warp(regions.iris[:, 3:], where.irises)[:, 0]
     shown = torch.stack([opening * (1 - blue), 1 - opening, opening * blue], 1).mul(255).round().byte()
-    fit_closeups(person, points, shown)
+    fit_closeups(person, points, shown, torch.zeros_like(shown))
     discs = regions.iris[0, 3] == 1
     for inside, colour in ((regions.interior[0], 0), (regions.iris[0, :3, discs], 2)):
         wanted = torch.eye(3)[colour].view(3, *[1] * (inside.dim() - 1))
         assert (inside - wanted).abs().mean() < 0.02
+
+
+@torch.no_grad()
+def test_skin_covers_what_the_frame_shows_worse_and_lashes_hang_over_it(random_student, driving, faces):
+    """Brows that only the frame shows, and black under the edges of shut lids."""
+    person = copy.deepcopy(random_student.person)
+    for last in (person.regions.paint, person.regions.correct):
+        last.weight.zero_()
+        last.bias.zero_()
+    speaking = procedural_track(faces[0], seed=train_seed(3), seconds=16.0, style="training").landmarks[::4]
+    local = torch.from_numpy(speaking[:, LOCAL, :2].astype(np.float32))
+    points = torch.cat([local[:, :KEYPOINTS], local], 1)
+    fit_regions(person, points, person.layer[:, :3])
+    regions = person.regions
+    where = regions.geometry(points)
+    shown = warp(regions.skin, where.skin)
+    brows, eyes = slice(0, 6), slice(0, REGIONS[2].top)
+    shown[:, :, brows] = 1 - shown[:, :, brows]
+    drafts = torch.zeros_like(shown)
+    drafts[:, :, brows] = shown[:, :, brows]
+    row = (where.lashes[..., 1] + 1) / 2 * (LASHES - 1)
+    hanging = (where.shut[:, eyes] == 1) & (row > 5) & (row < 9)
+    shown[:, :, eyes] = torch.where(hanging[:, None], 0.0, shown[:, :, eyes])
+    fit_closeups(person, points, *(part.mul(255).round().byte() for part in (shown, drafts)))
+    assert regions.cover[0, 0, :4, 20:60].mean() < 0.1
+    assert regions.cover[0, 0, 10:20, 30:50].mean() > 0.9
+    assert regions.lashes[0, 3, 6:9, 30:50].mean() > 0.6
+    assert regions.lashes[0, 3, 12:, 30:50].mean() < 0.2
+    assert regions.lashes[0, :, [0, -1]].abs().max() == 0
 
 
 def test_codes_have_unit_spread_over_the_track(random_student, driving):

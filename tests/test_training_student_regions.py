@@ -11,7 +11,7 @@ from edge.topology import LOCAL
 from training.student.blocks import warp
 from training.student.closed_form import fit_regions
 from training.student.person import Window
-from training.student.regions import ATLAS, COARSE, PIXELS, REGIONS, invert, through
+from training.student.regions import ATLAS, COARSE, HEAD, JAW, PIXELS, REGIONS, ROOTS, invert, slope, through
 
 
 def posed(faces, **moved):
@@ -111,7 +111,7 @@ def test_lids_shut_and_leave_brow_and_cheek_alone(person, faces):
     assert lids.shape == (64, 2)
     assert (lids[:above] == 0).all()
     assert (lids.amax(0) == 1).all()
-    assert (eyes.narrow[:, middle] > 0).all()
+    assert (eyes.gap > 3).all()
 
 
 def test_irises_follow_their_landmarks(person, faces):
@@ -142,11 +142,54 @@ def test_an_iris_lies_behind_the_landmark_that_it_goes_with(person, faces):
         points = posed(faces, yaw_deg=yaw)
         places = regions.places(points)
         told = (points[0, KEYPOINTS] * PIXELS - places.centre[0, 0]) @ places.back[0] + regions.anchors[0, 0]
-        return float((regions.registered(places, points)[0][0, -1] - told)[0])
+        return float((regions.registered(places, points)[0][0, -2] - told)[0])
 
     assert behind(20) * behind(-20) < 0
     assert 0.3 < abs(behind(20)) < 4
     assert abs(behind(0)) < 0.3
+
+
+def test_a_lid_that_comes_down_is_told_from_a_cheek_that_rises(person, faces):
+    """As in the mesh teacher: what the upper lid leaves of its place in the head, whichever way the head is turned."""
+    regions = person.regions
+    upper = [KEYPOINTS + row for row in REGIONS[0].upper_lid()]
+    lower = [KEYPOINTS + REGIONS[0].points()[at] for at in (6, 7, 8)]
+
+    def closed(rows, yaw, down):
+        points = posed(faces, yaw_deg=yaw)
+        points[:, rows, 1] += down * 2 / (NETWORK - 1)
+        return float(regions._closed(regions.registered(regions.places(points), points)[0])[0, 0, 0])
+
+    for yaw in (-20, 0, 20):
+        rests = closed(upper, yaw, 0)
+        assert abs(rests) < 0.2
+        assert closed(upper, yaw, 4) > rests + 0.2
+        assert closed(lower, yaw, -4) == pytest.approx(rests, abs=0.02)
+
+
+def test_lower_teeth_go_with_the_jaw_and_upper_ones_with_the_head(person, faces):
+    regions = person.regions
+
+    def at(place, **moved):
+        """Frame pixels of the middle of the upper or lower teeth's picture."""
+        places = regions.places(posed(faces, **moved))
+        return places.centre.unflatten(0, (-1, 5))[0, place, 0]
+
+    rests = at(HEAD)
+    torch.testing.assert_close(at(JAW), rests, atol=0.5, rtol=0)
+    torch.testing.assert_close(at(HEAD, jaw_open=0.8), rests, atol=0.5, rtol=0)
+    assert (at(JAW, jaw_open=0.8) - rests)[1] > 8
+    assert (at(HEAD, yaw_deg=20) - rests)[0].abs() > 8
+
+
+def test_lashes_hang_from_the_edge_of_the_lid(person, faces):
+    geometry = person.regions.geometry(posed(faces, blink_right=0.5))
+    column = 40
+    rows = (geometry.lashes[0, :, column, 1] + 1) / 2 * 15
+    edge = int((geometry.opening[0, :64, column] > 0.5).nonzero()[0, 0])
+    assert rows[edge] == pytest.approx(ROOTS, abs=1.0)
+    assert (rows[:10] == 0).all()  # where the picture is empty
+    assert (rows[60:] == 15).all()
 
 
 @given(st.lists(st.floats(-3, 3), min_size=4, max_size=4))
@@ -171,3 +214,14 @@ def test_a_curve_goes_through_its_points_and_stays_level_beyond():
     assert curve[0] == pytest.approx(curve[10])
     assert curve[79] == pytest.approx(curve[60])
     torch.testing.assert_close(weights.sum(1), torch.ones(80), atol=1e-3, rtol=0)  # a shift of all shifts the curve
+
+
+def test_a_landmark_that_slips_along_its_curve_leaves_it_as_it_is():
+    x = torch.tensor([10.0, 20.0, 33.0, 41.0, 60.0])
+    values = torch.tensor([5.0, 2.0, 1.0, 2.5, 6.0])
+    slipped = x + torch.tensor([0.0, 1.0, -1.0, 0.5, 0.0])
+    told = through(x, slipped) @ values
+    assert (told - values).abs().max() > 0.2
+    brought_back = told - slope(x) @ told * (slipped - x)
+    assert (brought_back - values).abs().max() < 0.1
+    assert slope(x) @ torch.ones(5) == pytest.approx(torch.zeros(5), abs=1e-2)

@@ -6,7 +6,10 @@ Whole-frame PSNR is mostly background, and tells nothing of a mouth that stays s
     features    lip opening, mouth width, lid opening and gaze, as MediaPipe finds them in the student's frame and in
                 the teacher's: how far they are apart, and how much of their motion over the track the student follows
 
-Both frames are looked at by the same eyes, so what MediaPipe itself errs in a face cancels.
+Both frames are looked at by the same eyes, so what MediaPipe itself errs in a face cancels. What it trembles does not:
+in a frame that is shifted by a pixel it finds an iris up to a percent of the distance between the eyes further, as far
+as a calm speaker's gaze moves at all. So each frame is looked at in several places, and motion is held against motion
+that other looks found: an instrumental variable, by which trembling averages out instead of hiding what is followed.
 """
 
 from collections.abc import Iterable
@@ -30,6 +33,8 @@ BOX = 128
 """Width and height to which a box is brought before LPIPS looks at it."""
 OPEN = 0.1
 """Opening of an eye, in its width, under which it shows no iris to find a gaze by."""
+VIEWS = (((0, 0), (5, 3)), ((2, 7), (9, 6)))
+"""Pixels right and down by which a picture is shifted for each look: two groups, which tremble independently."""
 STILL = 0.5
 """Motion of a feature over the track, its standard deviation in percent of the distance between the eyes, below which
 there is nothing to follow."""
@@ -82,7 +87,7 @@ class Distance(Protocol):
 
 
 class _Look(NamedTuple):
-    """What MediaPipe finds in one frame, in pixels."""
+    """What MediaPipe finds in one frame, in pixels: the means of one group of views."""
 
     lips: Points
     """Opening at the middle, and width: [2]."""
@@ -96,8 +101,8 @@ class _Look(NamedTuple):
     """Distance between the eyes' middles."""
 
 
-def _look(face: npt.NDArray[np.floating]) -> _Look:
-    points = face[:, :2].astype(np.float64)
+def _look(faces: list[npt.NDArray[np.floating]]) -> _Look:
+    points = np.mean([face[:, :2] for face in faces], 0, dtype=np.float64)
     inner = np.linalg.norm(points[INNER_LOWER_LIP] - points[INNER_UPPER_LIP], axis=-1)
     middle = inner[len(inner) // 4 : len(inner) - len(inner) // 4]
     width = np.linalg.norm(points[LEFT_MOUTH_CORNER] - points[RIGHT_MOUTH_CORNER])
@@ -108,6 +113,26 @@ def _look(face: npt.NDArray[np.floating]) -> _Look:
     middles = corners.mean(1)
     apart = float(np.linalg.norm(middles[1] - middles[0]))
     return _Look(np.array([middle.mean(), width]), lids, irises - middles, lids > OPEN * wide, apart)
+
+
+def _looks(picture: Picture, finder: Finder) -> list[_Look]:
+    """A look of each group of views at the largest face; nothing unless every group finds one."""
+    looks = []
+    for group in VIEWS:
+        found = [
+            faces[0][:, :2] - (right, down)
+            for right, down in group
+            if (faces := finder.detect(_shifted(picture, right, down)))
+        ]
+        if not found:
+            return []
+        looks.append(_look(found))
+    return looks
+
+
+def _shifted(picture: Picture, right: int, down: int) -> Picture:
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(np.pad(picture, ((down, 0), (right, 0), (0, 0)), "edge")[:height, :width])
 
 
 def box_psnr(made: torch.Tensor, wanted: torch.Tensor, local_landmarks: torch.Tensor) -> tuple[float, float]:
@@ -164,7 +189,7 @@ def measure_face(
             return measure_face(made, wanted, local_landmarks, landmarker, lpips)
     decibels: list[tuple[float, float]] = []
     likeness: list[tuple[float, float]] = []
-    pairs: list[tuple[_Look, _Look]] = []
+    pairs: list[tuple[list[_Look], list[_Look]]] = []
     seen = 0
     for mine, theirs, local in zip(made, wanted, torch.from_numpy(np.asarray(local_landmarks)).float(), strict=True):
         frames = [torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 for picture in (mine, theirs)]
@@ -178,10 +203,10 @@ def measure_face(
             with torch.no_grad():
                 mouth, *eyes = lpips.distance(*shown).tolist()
             likeness.append((mouth, float(np.mean(eyes))))
-        if reference := finder.detect(theirs):
+        if reference := _looks(theirs, finder):
             seen += 1
-            if found := finder.detect(mine):
-                pairs.append((_look(found[0]), _look(reference[0])))
+            if found := _looks(mine, finder):
+                pairs.append((found, reference))
     mouth_db, eyes_db = np.mean(decibels, 0) if decibels else (np.nan, np.nan)
     mouth_lpips, eyes_lpips = np.mean(likeness, 0) if likeness else (np.nan, np.nan)
     features = _compare(pairs) if pairs else (np.nan,) * 7
@@ -191,20 +216,20 @@ def measure_face(
     )  # fmt: skip
 
 
-def _compare(pairs: list[tuple[_Look, _Look]]) -> tuple[float, ...]:
+def _compare(pairs: list[tuple[list[_Look], list[_Look]]]) -> tuple[float, ...]:
     """Errors of lip opening, mouth width, lid opening and gaze; then what is followed of lips, lids and gaze."""
-    percent = 100 / float(np.median([theirs.apart for _, theirs in pairs]))
+    percent = 100 / float(np.median([look.apart for _, theirs in pairs for look in theirs]))
     lips, lids, gaze = (
-        np.array([[getattr(look, name) for look in pair] for pair in pairs]) * percent
+        np.array([[[getattr(look, name) for look in looks] for looks in pair] for pair in pairs]) * percent
         for name in ("lips", "lids", "gaze")
-    )  # each [T, student | teacher, …]
+    )  # each [T, student | teacher, group of views, …]
     # A shut eye's iris is a guess: only eyes that are open in both pictures have a gaze.
-    both_open = np.array([mine.open & theirs.open for mine, theirs in pairs])
-    error = np.abs(lips[:, 0] - lips[:, 1]).mean(0)
-    looks = np.linalg.norm(gaze[:, 0] - gaze[:, 1], axis=-1)[both_open]
-    glances = [gaze[both_open[:, eye], :, eye] for eye in range(2)]
+    both_open = np.array([np.all([look.open for looks in pair for look in looks], 0) for pair in pairs])
+    error = np.abs(lips[:, 0].mean(1) - lips[:, 1].mean(1)).mean(0)
+    looks = np.linalg.norm(gaze[:, 0].mean(1) - gaze[:, 1].mean(1), axis=-1)[both_open]
+    glances = [gaze[both_open[:, eye], ..., eye, :] for eye in range(2)]
     return (
-        float(error[0]), float(error[1]), float(np.abs(lids[:, 0] - lids[:, 1]).mean()),
+        float(error[0]), float(error[1]), float(np.abs(lids[:, 0].mean(1) - lids[:, 1].mean(1)).mean()),
         float(looks.mean()) if looks.size else np.nan,
         followed([lips]), followed([lids]), followed(glances),
     )  # fmt: skip
@@ -214,7 +239,8 @@ def followed(series: list[npt.NDArray[np.floating]]) -> float:
     """The slope of the student's motion over the teacher's, each about its own mean: 1 = as far, 0 = not at all.
 
     Args:
-        series: arrays [T, 2, …], student and teacher; of each the motion about its own mean counts.
+        series: arrays [T, 2, 2, …]: student and teacher, each by two groups of views; the motion about its own mean
+            counts of each. What one group finds is only held against what the other does.
 
     Returns:
         NaN where the teacher hardly moves.
@@ -223,8 +249,8 @@ def followed(series: list[npt.NDArray[np.floating]]) -> float:
     count = 0
     for values in series:
         if len(values) > 1:
-            apart = values - values.mean(0, keepdims=True)
-            own += float((apart[:, 0] * apart[:, 1]).sum())
-            theirs += float(np.square(apart[:, 1]).sum())
-            count += apart[:, 1].size
-    return own / theirs if count and (theirs / count) ** 0.5 > STILL else float("nan")
+            (mine, mine_again), (taught, taught_again) = np.moveaxis(values - values.mean(0, keepdims=True), 0, 2)
+            own += float((mine * taught_again + mine_again * taught).sum()) / 2
+            theirs += float((taught * taught_again).sum())
+            count += taught.size
+    return own / theirs if count and theirs > STILL**2 * count else float("nan")

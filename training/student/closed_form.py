@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.student.blocks import warp
 from training.student.person import Person, identity_grid
-from training.student.regions import REGIONS, RIM
+from training.student.regions import LASHES, REGIONS, RIM, Regions, over, sharpened
 
 REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
@@ -29,13 +29,25 @@ SEEN = 0.25
 SPLAT = 256
 """Width and height of the picture whose pixels say where cells of the photo have gone."""
 CAVITY_ROUNDS = 3
-"""Times that a mouth's cavity and the lips' inner sides before it are told apart."""
+"""Times that what goes with a jaw, upper teeth before it and the lips' inner sides before them are told apart."""
 CAVITY_FRAMES = 240
 """Frames of the track that do."""
 EDGE = 4
 """Rows of an inner side, from its lip on, that are continued from below where they are not seen."""
-RIM_BLUR = 2
-"""Columns to either side that tell of an inner side, too."""
+COVER_BLUR, COVERED, DECIDED = 5, 1e-4, 3.0
+"""Texels across which skin covers the frame alike, the squared difference below which it covers it anyway, and how much
+it is rather one of both: half of each, a little beside each other, is soft."""
+TEETH_FAINT, LASH_FAINT = 0.1, 0.25
+"""Opacity that is none; twice as much is all that was found."""
+SHARP = (4, 4)
+"""Readings, across and down, that take their sharpness from what is laid down and read again, and half a texel of
+misplacement."""
+MEET = 4
+"""Texels below the line between a mouth's corners down to which upper teeth reach, at first guess."""
+TEETH_BLUR = (2, 2)
+LASH_BLUR = (0, 1)
+RIM_BLUR = (0, 2)
+"""Rows and columns to either side that tell of upper teeth, of lashes, or of an inner side, too."""
 MATTE = 128
 """Width and height of the matte's first estimate."""
 
@@ -273,16 +285,18 @@ def fit_follow(person: Person, points: torch.Tensor, field: torch.Tensor, moving
         person.follow.weight.copy_(maps[0].flatten(1).T)
 
 
-def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor) -> None:
-    """What lies behind lids and lips, and shut lids, as the track shows them.
+def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor, drafts: torch.Tensor) -> None:
+    """What lies behind lids and lips, shut lids, and how much of the frame they cover, as the track shows them.
 
     Teeth rest in the head, irises go with their landmarks, a lid is a picture that its curves pull: in places of their
     own a mean over the track has teeth, pupils and lashes.
 
     Args:
-        person: its `regions` are fitted; their `interior`, `iris`, `rim` and `shut` are set.
+        person: its `regions` are fitted; their `interior`, `iris`, `teeth`, `rim`, `shut`, `cover` and `lashes` are
+            set.
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         shown: uint8 [T, 3, h, w], the teacher's frames as they lie in the atlas.
+        drafts: as `shown`, what the frame has there without regions.
     """
     regions, top = person.regions, REGIONS[2].top
     discs = regions.iris[:, 3:]
@@ -305,29 +319,44 @@ def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor) -> N
             irises += _lay_down(eyes, iris, where.irises, irises)
             white += (eyes * (open_ - iris)).sum(0)
             few = slice(None, None, max(1, len(points) // CAVITY_FRAMES))
-            mouths.append(_Mouths(colours[few, :, top:], opening[few, :, top:], where.cavity[few], where.rims[few]))
-        regions.interior[:, :, :top], regions.iris[:, :3] = _fill(white / 16), _fill(irises / 16)
+            fields = where.jaw[few], where.teeth[few], where.rims[few]
+            mouths.append(_Mouths(colours[few, :, top:], opening[few, :, top:], *fields))
+        regions.interior[:, :, :top] = _fill(white / 16)
+        regions.iris[:, :3] = sharpened(_fill(irises / 16), SHARP).clamp(0, 1)
         # A lid is its mean. Around it two means, as blurred as each other, tell what shuts, and the skin stays sharp.
         known, seen = ((sums[:, 3:, :top] / 8 - 1).clamp(0, 1) for sums in (shut, ajar))
         means = [sums[:, :3, :top] / sums[:, 3:, :top].clamp(min=1) for sums in (shut, ajar)]
         rest = regions.skin[:, :, :top]
         regions.shut[:, :, :top] = known * (means[0] - rest - (1 - regions.lids()) * seen * (means[1] - rest))
 
-        for _ in range(CAVITY_ROUNDS):
-            # The cavity behind the rims as they are by now, and then the rims before that cavity.
-            cavity, sums = pictures(4, regions.interior[:, :, top:]), pictures(9, regions.rim)
-            for mouth in mouths:
-                rim = warp(regions.rim, mouth.rims)
-                clear = 1 - rim[:, 3:4]
-                seen = torch.cat([(mouth.colours - rim[:, :3]) * clear, clear.square()], 1)
-                cavity += _lay_down(seen, (mouth.opening * 10 - 9).clamp(0, 1), mouth.cavity, cavity)
-            regions.interior[:, :, top:] = _fill(cavity / 16)  # what two frames show counts as seen
-            for mouth in mouths:
-                behind = warp(regions.interior[:, :, top:], mouth.cavity)
-                products = torch.cat([behind * behind, behind * mouth.colours], 1).unflatten(1, (2, 3)).sum(2)
-                seen = torch.cat([torch.ones_like(mouth.opening), behind, mouth.colours, products], 1)
-                sums += _lay_down(seen, (mouth.opening * 2 - 1).clamp(0, 1), mouth.rims, sums)
-            regions.rim.copy_(_rims(sums))
+        _tell_mouths(regions, mouths)
+
+        # Skin covers what the frame below shows worse: brows rest in the skin, and move in the frame.
+        sums = pictures(2, regions.skin)
+        for some, frames, below in zip(points.split(32), shown.split(32), drafts.split(32), strict=True):
+            where, draft = regions.geometry(some), below / 255
+            skin = warp(torch.cat([regions.skin, regions.shut], 1), where.skin)
+            gained = skin[:, :3] + skin[:, 3:] * where.shut[:, None] - draft
+            wanted = gained * (frames / 255 - draft)
+            seen = torch.stack([wanted.sum(1), gained.square().sum(1)], 1)
+            sums += _lay_down(seen, (1 - where.opening[:, None] * 10).clamp(0, 1), where.skin, sums)
+        wanted, gained = F.avg_pool2d(sums / len(points), COVER_BLUR, 1, COVER_BLUR // 2).split(1, 1)
+        share = (wanted + COVERED) / (gained + COVERED)
+        regions.cover.copy_((0.5 + DECIDED * (share - 0.5)).clamp(0, 1))
+
+        # Lashes, before all that is drawn so far.
+        sums = pictures(9, regions.lashes)
+        for some, frames, below in zip(points.split(32), shown.split(32), drafts.split(32), strict=True):
+            where, draft = regions.geometry(some), below[:, :, :top] / 255
+            atlas = person.closeups(some, person.asked(some, person.offsets(some)))[0][:, :, :top]
+            drawn = draft - draft * atlas[:, 3:4] + atlas[:, :3]
+            closed = (where.shut[:, None, :top] * 10 - 9).clamp(0, 1)
+            sums += _lay_down(_moments(drawn, frames[:, :, :top] / 255), closed, where.lashes, sums)
+        lashes, known = _regress(sums, LASH_BLUR)
+        inside = torch.ones(LASHES, 1)
+        inside[[0, -1]] = 0
+        lashes = lashes * known * ((lashes[:, 3:] - LASH_FAINT) / LASH_FAINT).clamp(0, 1)
+        regions.lashes.copy_(sharpened(lashes, SHARP).clamp(0, 1) * inside)
 
 
 class _Mouths(NamedTuple):
@@ -335,28 +364,80 @@ class _Mouths(NamedTuple):
 
     colours: torch.Tensor
     opening: torch.Tensor
-    cavity: torch.Tensor
+    jaw: torch.Tensor
+    teeth: torch.Tensor
     rims: torch.Tensor
 
 
-def _rims(sums: torch.Tensor) -> torch.Tensor:
-    """Inner sides of lips [1, 4, h, w], RGB times opacity and opacity, out of what was seen there.
+def _tell_mouths(regions: Regions, mouths: list[_Mouths]) -> None:
+    """What goes with the jaw, the upper teeth before it, and the lips' inner sides before these: told apart by turns.
 
-    Colours are (1 - opacity) · what lies behind + opacity · the rim's own: a regression on what lies behind, over all
-    frames, and over a few columns for steadiness.
+    At first all above where lips meet counts as upper teeth. Then each picture is what the other two leave.
+    """
+    jaw = regions.interior[:, :, REGIONS[2].top :]
+    _, row = REGIONS[2].anchor()
+    regions.teeth[:, 3, : round(row) + MEET] = 1
+    for _ in range(CAVITY_ROUNDS):
+        sums = jaw.new_zeros(1, 4, *jaw.shape[2:])
+        for mouth in mouths:
+            rim, teeth = warp(regions.rim, mouth.rims), warp(regions.teeth, mouth.teeth)
+            clear = (1 - rim[:, 3:4]) * (1 - teeth[:, 3:4])
+            left = mouth.colours - over(rim, teeth[:, :3])
+            seen = torch.cat([left * clear, clear.square()], 1)
+            sums += _lay_down(seen, (mouth.opening * 10 - 9).clamp(0, 1), mouth.jaw, sums)
+        # Rows of a mouth stand open by more than a row of the jaw: two readings of smoothing close what they leave.
+        sums = F.avg_pool2d(F.pad(sums, (0, 0, 1, 1)), (2, 1), 1).unfold(2, 2, 1).mean(-1)
+        jaw.copy_(_fill(sums / 16))  # what two frames show counts as seen
+        sums = jaw.new_zeros(1, 9, *jaw.shape[2:])
+        for mouth in mouths:
+            rim, behind = warp(regions.rim, mouth.rims), warp(jaw, mouth.jaw)
+            clear = 1 - rim[:, 3:4]
+            left = (mouth.colours - rim[:, :3]) / clear.clamp(min=0.1)
+            weight = (mouth.opening * 10 - 9).clamp(0, 1) * clear.square()
+            sums += _lay_down(_moments(behind, left), weight, mouth.teeth, sums)
+        teeth, known = _regress(sums, TEETH_BLUR)
+        regions.teeth.copy_(teeth * known * ((teeth[:, 3:] - TEETH_FAINT) / TEETH_FAINT).clamp(0, 1))
+        sums = jaw.new_zeros(1, 9, *regions.rim.shape[2:])
+        for mouth in mouths:
+            behind = over(warp(regions.teeth, mouth.teeth), warp(jaw, mouth.jaw))
+            sums += _lay_down(_moments(behind, mouth.colours), (mouth.opening * 2 - 1).clamp(0, 1), mouth.rims, sums)
+        regions.rim.copy_(_rims(sums))
+    jaw.copy_(sharpened(jaw, (SHARP[0], SHARP[1] + 2)).clamp(0, 1))
+    regions.teeth.copy_(sharpened(regions.teeth, SHARP).clamp(0, 1))
+
+
+def _moments(behind: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
+    """What `_regress` takes the sums of, frames' colours and what lies behind, each [N, 3, h, w]: [N, 9, h, w]."""
+    products = torch.cat([behind * behind, behind * colours], 1).unflatten(1, (2, 3)).sum(2)
+    return torch.cat([torch.ones_like(behind[:, :1]), behind, colours, products], 1)
+
+
+def _regress(sums: torch.Tensor, around: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture [1, 4, h, w], RGB times opacity and opacity, out of what was seen, and how well it is known, 0..1.
+
+    Colours are (1 - opacity) · what lies behind + opacity · the picture's own: a regression on what lies behind, over
+    all frames. Opacity is that of all texels around, for steadiness; colours are each texel's own.
 
     Args:
-        sums: [1, 9, h, w], over frames: weight, what lies behind (3), colours (3), products over channels of what lies
-            behind with itself and with the colours.
+        sums: [1, 9, h, w], of `_moments`, over frames: weight, what lies behind (3), colours (3), products over
+            channels of what lies behind with itself and with the colours.
+        around: rows and columns to either side.
     """
-    sums = F.avg_pool2d(F.pad(sums, (RIM_BLUR, RIM_BLUR, 0, 0)), (1, 2 * RIM_BLUR + 1), 1)
     weight = sums[:, :1]
     behind, colours, squares, products = (sums[:, 1:] / weight.clamp(min=1e-3)).split([3, 3, 1, 1], 1)
     spread = (squares - behind.square().sum(1, keepdim=True)).clamp(min=0)
     together = products - (behind * colours).sum(1, keepdim=True)
-    clear = ((together + 1e-3) / (spread + 1e-3)).clamp(0, 1)
-    known = (weight / 4 - 1).clamp(0, 1)
-    rim = torch.cat([(colours - clear * behind).clamp(min=0), 1 - clear], 1)
+    size = tuple(2 * texels + 1 for texels in around)
+    weight, spread, together = (
+        F.avg_pool2d(part, size, 1, around) for part in (weight, spread * weight, together * weight)
+    )
+    clear = ((together + 1e-3 * weight) / (spread + 1e-3 * weight).clamp(min=1e-6)).clamp(0, 1)
+    return torch.cat([(colours - clear * behind).clamp(min=0), 1 - clear], 1), (weight / 4 - 1).clamp(0, 1)
+
+
+def _rims(sums: torch.Tensor) -> torch.Tensor:
+    """Inner sides of lips [1, 4, h, w], RGB times opacity and opacity, out of sums as in `_regress`."""
+    rim, known = _regress(sums, RIM_BLUR)
     deep = torch.arange(sums.shape[2], device=sums.device)
     deep = torch.minimum(deep, deep.flip(0))[:, None]
     # Where the opening begins, little is clearly open. Deep inside are teeth, which a regression softens.

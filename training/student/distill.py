@@ -370,12 +370,13 @@ def _shown(student: Student, track: RenderedTrack) -> torch.Tensor:
 
 @torch.no_grad()
 def _drafts(student: Student, track: RenderedTrack) -> torch.Tensor:
-    """What the student's layer and canvas show there: uint8 [T, 3, h, w]."""
+    """What the student's layer and canvas show there, as sharp as `_shown`: uint8 [T, 3, h, w]."""
     person, parts = student.person, []
     for _, keypoints, local, spots in _in_the_atlas(student, track):
         field = warp(student.motion(keypoints, local).field.permute(0, 3, 1, 2), spots).permute(0, 2, 3, 1)
         moved, canvas = warp(person.layer, field), warp(person.canvas, spots)
-        parts.append(((canvas + (moved[:, :3] - canvas) * moved[:, 3:]).clamp(0, 1) * 255).round().byte())
+        drafts = canvas + (moved[:, :3] - canvas) * moved[:, 3:]
+        parts.append((sharpened(drafts, (2, 2)).clamp(0, 1) * 255).round().byte())
     return torch.cat(parts)
 
 
@@ -541,7 +542,7 @@ def distil(
         progress("layers", 0.3, "outline")
         refine_layers(person, training.frames, targets.field, inside)
         shown = _shown(student, training)
-        fit_closeups(person, points, shown)
+        fit_closeups(person, points, shown, _drafts(student, training))
         seconds += time.monotonic() - begun
         for name, p in student.named_parameters():
             average[name].copy_(p)

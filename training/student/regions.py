@@ -6,9 +6,11 @@ curves through the landmarks of lids and lips say what is where, to a fraction o
 never showed as well as for others:
 
     skin      a picture of lids or lips, pulled between the curves column by column (the photo's own, so it stays sharp)
-    interior  what shows between the curves: an eye's white, which rests; a mouth's cavity, which rests in the head
+    interior  what shows between the curves: an eye's white, which rests; tongue and lower teeth, which go with the jaw
     iris      a disc before the white, which goes with its landmark
-    rim       the lips' inner side and their shade, which go with the lips, before the cavity
+    teeth     the upper ones and their gums, which rest in the head, before the tongue
+    rim       the lips' inner side and their shade, which go with the lips, before the teeth
+    lashes    of shut lids, which hang down from their edge, before all of an eye
     decoder   a small network on the points: shade, lids' skin, teeth, tongue, and what the curves err
 
     points ─┬─▶ place ──────────────────────────────┐
@@ -22,7 +24,6 @@ together: their first axis is N · R, regions of a frame side by side.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -45,17 +46,19 @@ STEEP = 2.5
 """Of an opening's edge: how much of its rise a texel takes."""
 STILL = 13.0
 """Texels above and below the photo's open lids from which skin does not go with them."""
-AJAR, SHUTTING = 0.97, 5.5
-"""A lid begins to be the shut lid, pushed together, where the eye is open by 0.97 of what it is in the photo, and is it
-from 0.79 on, as the mesh teacher's is."""
+AJAR, SHUTTING = 0.02, 1 / 0.18
+"""A lid begins to be the shut lid, pushed together, where it has come down by 0.02 of the photo's opening, and is it
+from 0.2 on, smoothly, as the mesh teacher's is."""
+COVERS = 1.1
+"""Texels by which a shut lid's lashes cover the rim of the lower one."""
 SHARPER = 0.12
 """How much of a second difference a bilinear reading is to find beforehand: half of what it takes away on average."""
-NARROWEST = 40.0
-"""Texels of a photo's eye that still count as open, all its columns together."""
 TEETH = 0.08
 """How far teeth lie behind where the lips meet, in mouth widths."""
 PUPIL = 0.08
 """How far an iris lies behind the rim of its eye, in eye widths."""
+GLANCE = 0.3
+"""How far an iris goes to each side, in eye widths, as the mesh teacher's does."""
 LIMBUS = 1.12
 """An iris with its soft rim, in its radii."""
 EYEBALL = 0.45
@@ -66,6 +69,8 @@ COARSE = 4
 """The map that says where the frame is read in the atlas has a place for so many pixels, either way."""
 Bounds = tuple[int, int, int, int]
 """A part of the frame in pixels: top, left, height, width."""
+_IRIS, _LID = -2, -1
+"""An eye's last two points: its iris, and where its upper lid rests."""
 _AT = {int(landmark): row for row, landmark in enumerate(topo.LOCAL)}
 
 
@@ -87,9 +92,20 @@ class Region(NamedTuple):
     makes it."""
 
     def points(self) -> list[int]:
-        """Rows of its local landmarks, curve by curve, then the iris."""
+        """Rows of its local landmarks, curve by curve, then the iris.
+
+        An eye has one point more, which is no landmark: where its upper lid would be if it moved with the head alone.
+        """
         listed = [landmark for curve in self.curves for landmark in curve]
         return [_AT[landmark] for landmark in [*listed, *([] if self.iris is None else [self.iris])]]
+
+    def count(self) -> int:
+        """Of all its points."""
+        return len(self.points()) + (self.iris is not None)
+
+    def upper_lid(self) -> list[int]:
+        """Rows of the local landmarks of an eye's upper lid, without its corners."""
+        return [_AT[landmark] for landmark in self.curves[0][1:-1]]
 
     def ends(self) -> tuple[int, int]:
         """Rows of the landmarks at its corners."""
@@ -124,30 +140,34 @@ REGIONS = (
 
 KINDS = (slice(0, 2), slice(2, 3))
 """Eyes, and the mouth, among the regions: those of a kind are computed together."""
-PLACES = len(REGIONS) + 1
-"""The regions, and the mouth once more as it would lie if it moved with the head alone."""
+PLACES, HEAD, JAW = 5, 3, 4
+"""The regions, and the mouth twice more: as it would lie if it moved with the head alone, and with the jaw."""
+MANDIBLE = (14, 152)
+"""Landmarks of lower lip and chin: between them, as far as both leave the head on average, the jaw goes."""
 RIM = 10
 """Rows of the picture of either lip's inner side: texels from its edge on, of which `OUTSIDE` lie before it."""
 OUTSIDE = 2.0
+LASHES, ROOTS = 16, 3.0
+"""Rows of the picture of shut lids' lashes, the first and last empty, and the row that lies at the lid's edge."""
 CURVES = 4
 """Of a region, from the topmost down; the opening is between the middle two."""
 
 
 class Places(NamedTuple):
-    """Where a frame's regions lie, and last the mouth as the head alone would carry it.
+    """Where a frame's regions lie, and last the mouth as the head alone would carry it, and as the jaw would.
 
     Texel p is at pixel (p - anchor) · turn + centre, and pixel q at texel q · back + shift; pixels from the frame's
     middle.
     """
 
     turn: torch.Tensor
-    """[N · 4, 2, 2]; rows: what a texel to the right and one down is."""
+    """[N · 5, 2, 2]; rows: what a texel to the right and one down is."""
     centre: torch.Tensor
-    """[N · 4, 1, 2]."""
+    """[N · 5, 1, 2]."""
     back: torch.Tensor
-    """[N · 4, 2, 2]."""
+    """[N · 5, 2, 2]."""
     shift: torch.Tensor
-    """[N · 4, 1, 2]."""
+    """[N · 5, 1, 2]."""
 
 
 class Geometry(NamedTuple):
@@ -159,10 +179,14 @@ class Geometry(NamedTuple):
     """All of the atlas, in its own skin."""
     irises: torch.Tensor
     """Its eyes, in the picture of irises."""
-    cavity: torch.Tensor
-    """Its mouth, in its own interior."""
+    teeth: torch.Tensor
+    """Its mouth, in the picture of upper teeth, which rests in the head."""
+    jaw: torch.Tensor
+    """Its mouth, in its interior, which goes with the jaw."""
     rims: torch.Tensor
     """Its mouth, in the picture of the lips' inner sides."""
+    lashes: torch.Tensor
+    """Its eyes, in the picture of lashes."""
     shut: torch.Tensor
     """How far lids are shut: [N, h, w]; of a mouth it says nothing, whose `shut` is empty."""
 
@@ -174,14 +198,16 @@ class _Own(nn.Module):
     """Mean landmarks over the training track, in texels; of the iris, where the photo has it: [R, P, 2]."""
     weights: torch.Tensor
     """From the rows of a curve's landmarks to its rows, column by column: [R, points, 4 · w], one product for all."""
+    steep: torch.Tensor
+    """From the rows of a curve's landmarks to how steep it is at each: [R, points, points]."""
     still: torch.Tensor
     """Rows of curves that rest, 0 for the others: [R, 4, w]."""
     rows: torch.Tensor
     """Of the mean curves: [R, 4, w]."""
     radius: torch.Tensor
     """Of an iris, in eye widths: [R, 1, 1]; of a mouth, nothing."""
-    narrow: torch.Tensor
-    """What makes of how far an eye is open, column by column, its share of the photo's: [R, w, 1]; 0 in a mouth."""
+    gap: torch.Tensor
+    """Between a photo's lids, in texels: [R, 1, 1]."""
     across: torch.Tensor
     """1 between the corners: [R, 1, w]; 0 until a person is known, so that nothing opens."""
     from_cells: torch.Tensor
@@ -200,12 +226,13 @@ class _Own(nn.Module):
         self.region = region = regions[0]
         count, length = len(regions), len(region.curves) * len(region.curves[0])
         self.count = count
-        self.register_buffer("rest", torch.zeros(count, len(region.points()), 2))
+        self.register_buffer("rest", torch.zeros(count, region.count(), 2))
         self.register_buffer("weights", torch.zeros(count, length, CURVES * region.width))
+        self.register_buffer("steep", torch.zeros(count, length, length))
         self.register_buffer("still", torch.zeros(count, CURVES, region.width))
         self.register_buffer("rows", torch.ones(count, CURVES, region.width))
         self.register_buffer("across", torch.zeros(count, 1, region.width))
-        self.register_buffer("narrow", torch.zeros(count, region.width, 1))
+        self.register_buffer("gap", torch.ones(count, 1, 1))
         self.register_buffer("radius", torch.zeros(count, 1, 1))
         # From cells to texels of a row, linearly.
         cells = torch.eye(region.width // PACKED)[None]
@@ -221,8 +248,16 @@ class _Own(nn.Module):
             self.register_buffer(name, part, persistent=False)
 
     def curves(self, points: torch.Tensor) -> torch.Tensor:
-        """Rows of the curves through landmarks [N · R, P, 2], column by column: [N · R, 4, w]."""
-        rows = points[:, : self.weights.shape[1], 1].reshape(-1, *self.weights.shape[:2]).transpose(0, 1)
+        """Rows of the curves through landmarks [N · R, P, 2], column by column: [N · R, 4, w].
+
+        A landmark that slipped aside is first brought back to its mean column, along its curve.
+        """
+        length = self.weights.shape[1]
+        columns, rows = (
+            points[:, :length, axis].reshape(-1, self.count, length).transpose(0, 1) for axis in (0, 1)
+        )  # each [R, N, points]
+        slipped = columns - self.rest[:, :length, 0].unsqueeze(1)
+        rows = rows - torch.bmm(rows, self.steep) * slipped
         curves = torch.bmm(rows, self.weights).transpose(0, 1).reshape(-1, CURVES, self.rows.shape[2])
         return curves + _each(self.still, len(curves))
 
@@ -301,23 +336,35 @@ def through(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     return (line(columns) + near(columns, x) @ hold @ (torch.eye(len(x)).to(x) - line(x))).float()
 
 
+def slope(x: torch.Tensor) -> torch.Tensor:
+    """From values at x [P] to how steep that curve is at each, [P, P], rows of weights; beyond its ends it goes on."""
+    ahead, behind = (through(x, x + step) for step in (0.25, -0.25))
+    width = torch.full_like(x, 0.5)
+    width[0] = width[-1] = 0.25  # level beyond
+    return (ahead - behind) / width[:, None]
+
+
 class Regions(Trunk):
     """A person's mouth and eyes. `fit_regions` finds its pictures; `training.student.distill` teaches the decoder."""
 
     skin: torch.Tensor
     shut: torch.Tensor
     placing: torch.Tensor
-    """From keypoints and local landmarks to what a texel to the right, one down and the middle are: [K + M, 4 · 3]."""
+    """From keypoints and local landmarks to what a texel to the right, one down and the middle are: [K + M, 5 · 3]."""
     chosen: torch.Tensor
-    """From these to the regions' landmarks in pixels, as a product, which every backend takes: [K + M, 4 · P]. Irises
+    """From these to the regions' landmarks in pixels, as a product, which every backend takes: [K + M, 5 · P]. Irises
     are where they lie, which is behind where landmarks are told."""
     iris: torch.Tensor
     """Both irises where they rest, RGBA: [1, 4, h, w], h rows of eyes."""
+    teeth: torch.Tensor
+    """The upper ones, RGB times opacity and opacity: [1, 4, h, w], h rows of a mouth."""
     rim: torch.Tensor
     """Inner sides of both lips, RGB times opacity and opacity, from the upper lip down and on to the lower one's edge:
     [1, 4, 20, w]."""
+    lashes: torch.Tensor
+    """Of both eyes' shut lids, RGB times opacity and opacity, from a little above a lid's edge down: [1, 4, 16, w]."""
     anchors: torch.Tensor
-    """The middle between the corners: [4, 1, 2]."""
+    """The middle between the corners: [5, 1, 2]."""
     mean: torch.Tensor
     scale: torch.Tensor
     window: torch.Tensor
@@ -330,7 +377,7 @@ class Regions(Trunk):
         super().__init__()
         height, width = ATLAS[0] // PACKED, ATLAS[1] // PACKED
         middle = channels + 16
-        points = 2 * sum(len(region.points()) for region in REGIONS)
+        points = 2 * sum(region.count() for region in REGIONS)
         self.hear = nn.Linear(points + inputs, hidden)
         self.understand = nn.Linear(hidden, hidden)
         self.sketch = nn.Linear(hidden, 16 * (height // 4) * (width // 4))
@@ -353,12 +400,14 @@ class Regions(Trunk):
         self.register_buffer("skin", torch.zeros(1, 3, *ATLAS))
         self.register_buffer("shut", torch.zeros(1, 3, *ATLAS))
         self.register_buffer("iris", torch.zeros(1, 4, REGIONS[2].top, ATLAS[1]))
+        self.register_buffer("teeth", torch.zeros(1, 4, REGIONS[2].height, ATLAS[1]))
         self.register_buffer("rim", torch.zeros(1, 4, 2 * RIM, ATLAS[1]))
+        self.register_buffer("lashes", torch.zeros(1, 4, LASHES, ATLAS[1]))
         self.cover = nn.Parameter(torch.zeros(1, 1, *ATLAS))
         self.interior = nn.Parameter(torch.zeros(1, 3, *ATLAS))
 
         self.own = nn.ModuleList(_Own(REGIONS[kind]) for kind in KINDS)
-        most = max(len(region.points()) for region in REGIONS)
+        most = max(region.count() for region in REGIONS)
         chosen = torch.zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES, most)
         self.register_buffer("placing", torch.zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES * 3))
         for number, region in enumerate(REGIONS):
@@ -373,7 +422,7 @@ class Regions(Trunk):
                 sides[0][:, None] * sides[1]
             )
         derived = {
-            "anchors": torch.tensor([[region.anchor()] for region in (*REGIONS, REGIONS[2])]),
+            "anchors": torch.tensor([[region.anchor()] for region in (*REGIONS, REGIONS[2], REGIONS[2])]),
             "window": window,
             "atlas_x": _unit(torch.arange(ATLAS[1], dtype=torch.float32), ATLAS[1]).repeat(1, ATLAS[0], 1),
         }
@@ -490,46 +539,67 @@ class Regions(Trunk):
         eyes, mouth = (slice(REGIONS[number].top, REGIONS[number].top + REGIONS[number].height) for number in (0, 2))
         iris, white = warp(self.iris, where.irises), self.interior[:, :, eyes]
         eyeball = white + (iris[:, 0:3] - white) * iris[:, 3:4] + painted[:, 4:7, eyes]
-        cavity = warp(self.interior[:, :, mouth] + painted[:, 4:7, mouth], where.cavity)
-        rim = warp(self.rim, where.rims)
-        interior = torch.cat([eyeball, cavity - cavity * rim[:, 3:4] + rim[:, 0:3]], 2)
-        colour = colour + (interior - colour) * opening
-        return torch.cat([colour, opacity + opening - opacity * opening], 1)
+        teeth = torch.cat([self.teeth[:, :3] + painted[:, 4:7, mouth], _each(self.teeth[:, 3:], len(painted))], 1)
+        cavity = over(warp(teeth, where.teeth), warp(self.interior[:, :, mouth], where.jaw))
+        interior = torch.cat([eyeball, over(warp(self.rim, where.rims), cavity)], 2)
+        atlas = torch.cat([colour + (interior - colour) * opening, opacity + opening - opacity * opening], 1)
+        lashes = warp(self.lashes, where.lashes) * where.shut[:, eyes].unsqueeze(1)
+        lid = atlas[:, :, eyes] - atlas[:, :, eyes] * lashes[:, 3:4] + lashes
+        return torch.cat([lid, atlas[:, :, mouth]], 2)
 
     def _geometry(self, places: Places, registered: list[torch.Tensor], correct: torch.Tensor) -> Geometry:
-        parts, at = [], 0
+        parts, edges, at = [], [], 0
         for own, points in zip(self.own, registered, strict=True):
             region, y = own.region, own.y[0:1]
             cells = own.count * 2 * len(own.from_cells)
             shifts = _times(correct[:, at : at + cells].reshape(-1, 2, len(own.from_cells)) * 4, own.from_cells)
             at += cells
             curves = own.curves(points)
-            opened = curves[:, 1:3] + shifts
+            opened, shut = curves[:, 1:3] + shifts, 0 * curves[:, 0:1]
+            if region.iris is not None:
+                closed = self._closed(points)
+                opened = torch.cat([opened[:, 0:1] + closed.clamp(0, 1) * COVERS, opened[:, 1:2]], 1)
+                begun = ((closed - AJAR) * SHUTTING).clamp(0, 1)
+                shut = begun * begun * (begun * -2 + 3.0) + shut
             curves = torch.cat([curves[:, 0:1], opened, curves[:, 3:4]], 1)
             upper, lower = opened[:, 0:1], opened[:, 1:2]
-            across, narrow, rows = (_each(part, len(curves)) for part in (own.across, own.narrow, own.rows))
+            across, rows = (_each(part, len(curves)) for part in (own.across, own.rows))
             opening = torch.sigmoid((y - upper) * STEEP) * torch.sigmoid((lower - y) * STEEP) * across
-            shut = ((torch.bmm(upper - lower, narrow) + AJAR) * SHUTTING).clamp(0, 1) * own.tall + 0 * own.x
             skin = own.pulled(curves, rows).clamp(0, region.height - 1) + float(region.top)
-            parts.append(torch.cat([opening, skin, shut]))
-        rims = self._rims(upper, lower)  # the mouth's, which comes last
+            parts.append(torch.cat([opening, skin, shut * own.tall]))
+            edges.append(upper)
+        lashes, rims = self._lashes(edges[0]), self._rims(upper, lower)  # the mouth's, which comes last
         opening, skin, shut = _parts(_as_they_lie(*parts), 3)
         skin = _pair(_each(self.atlas_x, len(skin)), _unit(skin, ATLAS[0]))
-        return Geometry(opening, skin, self._irises(registered[0], correct), self._in_the_head(places), rims, shut)
+        irises, inside = self._irises(registered[0], correct), self._in_the_head(places)
+        return Geometry(opening, skin, irises, *inside, rims, lashes, shut)
+
+    def _closed(self, points: torch.Tensor) -> torch.Tensor:
+        """How far upper lids came down, of the photo's opening, for eyes' points [N · 2, P, 2]: [N · 2, 1, 1]."""
+        own = self.own[0]
+        lid = range(1, len(own.region.curves[0]) - 1)
+        come = sum(points[:, at : at + 1, 1:2] for at in lid) * (1 / len(lid)) - points[:, _LID:, 1:2]
+        return come / _each(own.gap, len(points))
 
     def _irises(self, points: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
-        """Where both irises are read in their picture, for the eyes' landmarks [N · 2, P, 2]: [N, h, w, 2], -1..1."""
+        """Where both irises are read in their picture, for the eyes' points [N · 2, P, 2]: [N, h, w, 2], -1..1."""
         own = self.own[0]
-        rest, left = _each(own.rest[:, -1:], len(points)), _each(own.left, len(points))
-        moved = points[:, -1:] - rest + 4 * correct[:, -4:].reshape(-1, 1, 2)
-        aside = moved[:, :, 0:1]
+        rest, left = _each(own.rest[:, _IRIS:_LID], len(points)), _each(own.left, len(points))
         _, first, last = own.region.corners
+        far = GLANCE * (last - first)
+        moved = (points[:, _IRIS:_LID] - rest).clamp(-far, far) + 4 * correct[:, -4:].reshape(-1, 1, 2)
+        aside = moved[:, :, 0:1]
         narrowed = aside * aside * (0.5 / (EYEBALL * (last - first)) ** 2) + 1.0
         rest_x = rest[:, :, 0:1]
         x = (((own.x - rest_x - aside) * narrowed + rest_x).clamp(0, own.region.width - 1) + left) * own.tall
         y = own.y[0:1] - moved[:, :, 1:2] + 0 * own.x
         x, y = _parts(_side_by_side(torch.cat([x, y])), 2)
         return _pair(_unit(x, ATLAS[1]), _unit(y, own.region.height))
+
+    def _lashes(self, upper: torch.Tensor) -> torch.Tensor:
+        """Where eyes are read in the picture of lashes, for the edges of lids [N · 2, 1, w]: [N, h, w, 2], -1..1."""
+        rows = _side_by_side((self.own[0].y[0:1] - upper + ROOTS).clamp(0.0, LASHES - 1.0))
+        return _pair(_each(self.atlas_x[:, : rows.shape[1]], len(rows)), _unit(rows, LASHES))
 
     def _rims(self, upper: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
         """Where a mouth is read in the picture of the lips' inner sides, at the nearer lip: [N, h, w, 2], -1..1."""
@@ -541,19 +611,23 @@ class Regions(Trunk):
         x = _unit(mouth.x * mouth.tall, ATLAS[1])
         return _pair(_each(x, len(rows)), _unit(rows, 2 * RIM))
 
-    def _in_the_head(self, places: Places) -> torch.Tensor:
-        """Where the mouth's texels would be if they moved with the head alone: [N, h, w, 2], -1..1."""
+    def _in_the_head(self, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where a mouth's texels would be if they moved with the head alone, and with the jaw: [N, h, w, 2], -1..1."""
         turn, centre, back, _ = (part.reshape(-1, PLACES, *part.shape[1:]) for part in places)
-        turned = torch.bmm(turn[:, -2], back[:, -1]).transpose(1, 2)  # rows: x, y
-        shift = (torch.bmm(centre[:, -2] - centre[:, -1], back[:, -1]) + self.anchors[-1:]).transpose(1, 2)
+        turned = torch.bmm(turn[:, 2], back[:, HEAD]).transpose(1, 2)  # rows: x, y
         own, (x, y) = self.own[1], REGIONS[2].anchor()
         right, down = own.x - x, own.y[0:1] - y
-        inside = [
-            right * turned[:, axis : axis + 1, 0:1]
-            + (down * turned[:, axis : axis + 1, 1:2] + shift[:, axis : axis + 1])
-            for axis in (0, 1)
-        ]
-        return _pair(_unit(inside[0], own.region.width), _unit(inside[1], own.region.height))
+        height, width = own.region.height, own.region.width
+        places_of = []
+        for place in (HEAD, JAW):
+            shift = (torch.bmm(centre[:, 2] - centre[:, place], back[:, HEAD]) + self.anchors[2:3]).transpose(1, 2)
+            inside = [
+                right * turned[:, axis : axis + 1, 0:1]
+                + (down * turned[:, axis : axis + 1, 1:2] + shift[:, axis : axis + 1])
+                for axis in (0, 1)
+            ]
+            places_of.append(_pair(_unit(inside[0], width), _unit(inside[1], height)))
+        return places_of[0], places_of[1]
 
     # -- a person's own ------------------------------------------------------------------------------------------
 
@@ -570,9 +644,10 @@ class Regions(Trunk):
         """
         keypoints, local = points[0].split([KEYPOINTS, LOCAL_LANDMARKS])
         landmarks = landmarks.to(points)
-        lips = landmarks[torch.from_numpy(np.concatenate([topo.INNER_UPPER_LIP, topo.INNER_LOWER_LIP])), 2].mean()
+        lips = landmarks[[13, 14], 2].mean()
         wide = (landmarks[topo.LEFT_MOUTH_CORNER] - landmarks[topo.RIGHT_MOUTH_CORNER]).norm()
-        behind = depths.to(points)[:, None] - (lips + TEETH * wide)
+        reference = lips + TEETH * wide
+        behind = depths.to(points)[:, None] - reference
         # The affine map that fits the keypoints best takes the photo's x, y, 1 and depth to the frame's x and y.
         pose = torch.linalg.pinv(torch.cat([keypoints, torch.ones_like(behind), behind], 1), rtol=1e-3).T
         placing = points.new_zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES, 3)
@@ -589,8 +664,15 @@ class Regions(Trunk):
                 along = (local[other] - local[one]) / (last - first)
                 of_pose[:, number, 1] = pose[:, 1] * along[0] - pose[:, 0] * along[1]
         turn, centre = (local.T @ of_local[:, 2]).T.split([2, 1])
-        of_pose[:, 3, :2] = pose[:, :2] @ turn.T
-        of_pose[:, 3, 2] = pose[:, :2] @ centre[0] + pose[:, 2]
+        for place in (HEAD, JAW):
+            of_pose[:, place, :2] = pose[:, :2] @ turn.T
+            of_pose[:, place, 2] = pose[:, :2] @ centre[0] + pose[:, 2]
+        # The jaw goes as far as the lower lip and the chin leave the head, on average.
+        for landmark in MANDIBLE:
+            where = local[_AT[landmark]]
+            rests = pose[:, :2] @ where + pose[:, 2] + pose[:, 3] * (landmarks[landmark, 2] - reference)
+            of_local[_AT[landmark], JAW, 2] += 1 / len(MANDIBLE)
+            of_pose[:, JAW, 2] -= rests / len(MANDIBLE)
         self.placing.copy_(placing.flatten(1) * PIXELS)
         chosen = self.chosen.unflatten(1, (PLACES, -1))
         for number, region in enumerate(REGIONS[:2]):
@@ -599,6 +681,10 @@ class Regions(Trunk):
             eye = (rim[0] - rim[len(region.curves[0]) - 1])[:2].norm()
             deeper = rim[:, 2].mean() + PUPIL * eye - landmarks[region.iris, 2]
             chosen[:KEYPOINTS, number, len(region.points()) - 1] = pose[:, 3] * deeper * PIXELS
+            lid = region.upper_lid()
+            where, depth = local[lid].mean(0), landmarks[list(region.curves[0][1:-1]), 2].mean()
+            rests = pose[:, :2] @ where + pose[:, 2] + pose[:, 3] * (depth - reference)
+            chosen[:KEYPOINTS, number, len(region.points())] = rests * PIXELS
             ring = landmarks[region.iris + 1 : region.iris + 5, :2] - landmarks[region.iris, :2]
             self.own[0].radius[number] = (ring.norm(dim=1).mean() / eye).clamp(min=0.12)
 
@@ -626,6 +712,7 @@ class Regions(Trunk):
                     x = torch.cummax(rest[curve, 0] + 1e-3 * torch.arange(length).to(columns), 0).values
                     place = number + (CURVES - len(region.curves)) // 2
                     weights[row, curve, place] = through(x, columns).T
+                    own.steep[row, curve, curve] = slope(x).T
             own.rows.copy_(own.curves(own.rest))
             _, first, last = region.corners
             own.across.copy_((torch.sigmoid(columns - first) * torch.sigmoid(last - columns)).expand_as(own.across))
@@ -648,12 +735,13 @@ class Regions(Trunk):
         for own, shown in zip(self.own, self.registered(places, points), strict=True):
             curves = own.curves(shown)
             if own.region.iris is not None:
-                own.rest[:, -1] = shown[:, -1]
+                own.rest[:, _IRIS] = shown[:, _IRIS]
                 upper, lower = curves[:, 1], curves[:, 2]
                 own.still[:, 0] = (upper - STILL).clamp(min=2)
                 own.still[:, -1] = (lower + STILL).clamp(max=own.region.height - 3)
-                wide = (lower - upper).clamp(min=0) * own.across[:, 0]
-                own.narrow.copy_((own.across[:, 0] / wide.sum(1, keepdim=True).clamp(min=NARROWEST))[:, :, None])
+                length = len(own.region.curves[0])
+                gaps = shown[:, length + 1 : 2 * length - 1, 1] - shown[:, 1 : length - 1, 1]
+                own.gap.copy_(gaps.mean(1).clamp(min=1)[:, None, None])
                 for some in (curves, own.rows):
                     some += own.still
             parts.append(own.pulled(own.rows, curves) + own.region.top)
@@ -664,7 +752,7 @@ class Regions(Trunk):
         self.cover.fill_(1)
         eyes = self.own[0]
         _, first, last = eyes.region.corners
-        away = torch.hypot(eyes.x - eyes.rest[:, -1:, 0:1], eyes.y[0:1] - eyes.rest[:, -1:, 1:2])
+        away = torch.hypot(eyes.x - eyes.rest[:, _IRIS:_LID, 0:1], eyes.y[0:1] - eyes.rest[:, _IRIS:_LID, 1:2])
         discs = (LIMBUS * (last - first) * eyes.radius - away + 0.5).clamp(0, 1)
         self.iris[:, 3] = _side_by_side(discs)
 
@@ -689,15 +777,21 @@ def _faded(size: int) -> torch.Tensor:
 
 
 def sharpened(pictures: torch.Tensor, readings: tuple[int, int]) -> torch.Tensor:
-    """Pictures [N, 3, h, w] that lose no sharpness when they are read bilinearly so many times, across and down."""
+    """Pictures [N, C, h, w] that lose no sharpness when they are read bilinearly so many times, across and down."""
     across, down = (torch.tensor([-0.5, 1.0, -0.5]) * SHARPER * count for count in readings)
     across[1], down[1] = across[1] + 1, down[1] + 1
-    kernel = torch.outer(down, across).to(pictures).expand(3, 1, -1, -1)
-    return F.conv2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+    channels = pictures.shape[1]
+    kernel = torch.outer(down, across).to(pictures).expand(channels, 1, -1, -1)
+    return F.conv2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), kernel, groups=channels)
 
 
 def _twice(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="bilinear", align_corners=False)
+
+
+def over(picture: torch.Tensor, behind: torch.Tensor) -> torch.Tensor:
+    """A picture [N, 4, h, w], RGB times opacity and opacity, before what lies behind, RGB [N, 3, h, w]."""
+    return behind - behind * picture[:, 3:4] + picture[:, 0:3]
 
 
 def _unit(texels: torch.Tensor, size: int) -> torch.Tensor:

@@ -90,6 +90,8 @@ def _iris(points: Array, eye: Eye) -> _Iris:
 
 _LIMBUS = 1.12
 """The iris is drawn so much wider than it is: its soft rim comes along."""
+_GLANCE = 0.3
+"""Of the eye's span: how far an iris goes to each side."""
 
 
 def paint_eyeball(image: NDArray[np.uint8], points: Array, eye: Eye) -> tuple[Array, Array]:
@@ -136,8 +138,15 @@ def _iris_origin(points: Array, eye: Eye) -> Array:
     return np.round(points[eye.iris, :2] - PANEL / 2).astype(np.float32)
 
 
-def pose_eyeball(source: Array, eye: Eye, unposed: Array, pose: Pose) -> list[Part]:
-    """The eye behind its opening: a white that rests, and the iris before it, where the gaze goes."""
+def pose_eyeball(source: Array, eye: Eye, driving: Array, pose: Pose) -> list[Part]:
+    """The eye behind its opening: a white that rests, and the iris before it, where the gaze goes.
+
+    Args:
+        source: [478, 3], the photo's landmarks in pixels.
+        eye: which.
+        driving: [478, 3], the frame's.
+        pose: photo pose → frame pose.
+    """
     ring = source[eye_ring(eye)]
     centre, span = ring.mean(0), float(np.linalg.norm(source[eye.inner, :2] - source[eye.outer, :2]))
     across, down = (axis.reshape(-1) for axis in np.meshgrid(*[np.array([-0.75, 0.75]) * span] * 2))
@@ -145,9 +154,9 @@ def pose_eyeball(source: Array, eye: Eye, unposed: Array, pose: Pose) -> list[Pa
     white = np.stack([centre[0] + across, centre[1] + 0.7 * down, np.full_like(across, depth)], -1).astype(np.float32)
 
     middle, radius = _iris(source, eye)
-    gaze = unposed[eye.iris, :2] - source[eye.iris, :2]
+    gaze = pose.seen_at(driving[eye.iris], source[eye.iris, 2]) - source[eye.iris, :2]
+    gaze = np.clip(gaze, -_GLANCE * span, _GLANCE * span)
     far = float(np.linalg.norm(gaze))
-    gaze = gaze * min(1.0, 0.3 * span / (far + 1e-6))
     turn = np.linspace(0, 2 * np.pi, 25)[:24]
     disc = np.concatenate([_LIMBUS * radius * np.stack([np.cos(turn), np.sin(turn)], -1), np.zeros((1, 2))])
     # An iris that looks away is seen from its side: narrower along its way.
@@ -325,35 +334,38 @@ _LASHES = 0.24
 _COLUMNS = np.linspace(-0.29, 1.29, 17, dtype=np.float32)
 
 
-def pose_lid(source: Array, eye: Eye, face: Array, unposed: Array, pose: Pose) -> Part:
+def pose_lid(source: Array, eye: Eye, face: Array, driving: Array, pose: Pose) -> Part:
     """The lid that comes down over an eye; `face`, in the photo's pose, keeps lid and fold where they were.
 
-    Skin, brows and glasses around an eye rest while it blinks: only the part of a lid's motion that opens
-    the eye wider moves the mesh, and what closes it is done by the lid's picture.
+    Skin, brows and glasses around an eye rest while it blinks: what shuts it is not the mesh but the lid's picture,
+    whose edge runs where the frame's landmarks are. `source`, `driving` and `pose` are as in `pose_eyeball`.
     """
     plane = _plane(source, eye)
-    closing = np.maximum((unposed[eye.upper, :2] - source[eye.upper, :2]) @ plane.down, 0)
-    face[eye.upper, :2] -= closing[:, None] * plane.down
-    sinking = np.maximum((unposed[eye.fold, :2] - source[eye.fold, :2]) @ plane.down, 0)
-    face[eye.fold, :2] -= 0.8 * np.minimum(sinking, closing)[:, None] * plane.down
+
+    def moved(points: Array) -> Array:
+        """How far down landmarks went, in pixels."""
+        return (pose.seen_at(driving[points], source[points, 2]) - source[points, :2]) @ plane.down
+
+    come = moved(eye.upper)
+    gap = np.maximum((source[eye.lower, :2] - source[eye.upper, :2]) @ plane.down, 0.02 * plane.span)
+    # The middle of a lid says whether it shuts: near the corners there is nothing to shut.
+    closure = float(np.clip(come[2:5].sum() / gap[2:5].sum(), 0, 1))
+    shut = float(smoothstep(np.float32(closure), 0.02, 0.2))
+    closing = np.maximum(come, 0)
+    face[eye.upper, :2] -= shut * closing[:, None] * plane.down
+    sinking = np.maximum(moved(eye.fold), 0)
+    face[eye.fold, :2] -= shut * 0.8 * np.minimum(sinking, closing)[:, None] * plane.down
 
     lines = _curves(source, eye, plane, _COLUMNS)
     at = plane.to_plane(source[eye.upper])[:, 0]
-    gap = np.maximum((source[eye.lower, :2] - source[eye.upper, :2]) @ plane.down, 0.02 * plane.span)
-    closure = float(np.clip(closing.sum() / gap.sum(), 0, 1))
 
-    def at_columns(values: Array, *, fading: bool = True) -> Array:
-        """Values at the seven points of a lid, between them and beyond."""
-        ends = (0.0, 0.0) if fading else (values[0], values[-1])
-        return np.interp(_COLUMNS, [-0.25, *at, 1.2], [ends[0], *values, ends[1]])
-
-    closing_at = at_columns(closing / gap, fading=False).clip(0, 1.05)
-    edge = lines.opened + closing_at * (lines.closed - lines.opened)
-    risen = at_columns((face[eye.upper, :2] - source[eye.upper, :2]) @ plane.down) / plane.span
-    edge = edge + (1 - closure) * risen
-    fold_moved = at_columns((face[eye.fold, :2] - source[eye.fold, :2]) @ plane.down) / plane.span
+    lashes = [eye.outer, *eye.upper, eye.inner]
+    depth = np.interp(_COLUMNS, [0, *at, 1], source[lashes, 2]) - 0.02 * plane.span
+    lid = plane.to_plane(pose.seen_at(driving[lashes], source[lashes, 2] - 0.02 * plane.span))
+    edge = np.interp(_COLUMNS, lid[:, 0], lid[:, 1]) + closure * _CLOSED_BELOW
+    fold_moved = (face[eye.fold, :2] - source[eye.fold, :2]) @ plane.down / plane.span
+    fold_moved = np.interp(_COLUMNS, [-0.25, *at, 1.2], [0.0, *fold_moved, 0.0])
     fold = np.minimum(lines.fold + fold_moved, edge - 0.02)
-    depth = np.interp(_COLUMNS, [0, *at, 1], source[[eye.outer, *eye.upper, eye.inner], 2]) - 0.02 * plane.span
     # Rows: above the fold, from it to the lash line, and the tips of the lashes, which point down as the lid does.
     share, beyond = np.array([0, 0.3, 0.6, 0.85, 1, 1])[:, None], np.array([0, 0, 0, 0, 0, _LASHES])[:, None]
     place = np.vstack([lines.top + fold_moved, fold + share * (edge - fold) + beyond * max(closure, 0.3)])
@@ -362,11 +374,10 @@ def pose_lid(source: Array, eye: Eye, face: Array, unposed: Array, pose: Pose) -
     vertices = np.concatenate([flat, np.broadcast_to(depth, place.shape)[..., None]], -1).reshape(-1, 3)
     rows = np.clip((picture + _ABOVE) * _SPAN_PX, 0.5, LID_ROWS - 1.5)
     uv = panel_uv(LID_PANEL, ((PANEL - _SPAN_PX) / 2 + _COLUMNS * _SPAN_PX)[None], eye.lid_row + rows)
-    shade = np.full(len(vertices), smoothstep(np.float32(closure), 0.02, 0.2), np.float32)
     return Part(
         pose.forward(vertices.astype(np.float32)),
         uv,
         vertices[:, :2].astype(np.float32),
         sheet(len(place), len(_COLUMNS)),
-        shade,  # used as opacity: an open lid draws nothing
+        np.full(len(vertices), shut, np.float32),  # used as opacity: an open lid draws nothing
     )

@@ -27,7 +27,7 @@ from training.teachers.parts import HALF, MARGIN, Array, Part, Pose, to_crop, to
 from training.teachers.proxy import Proxy, build_proxy
 from training.teachers.raster import Fragments, rasterise
 
-VERSION = 4
+VERSION = 5
 """Counted up with whatever draws another frame or places a keypoint elsewhere; a test compares three frames
 (tests/golden/make_frames.py)."""
 
@@ -95,7 +95,7 @@ def _draw(proxy: Proxy, driving: Array) -> _Frame:
     unposed = pose.backward(driving)  # the driving expression in the photo's own pose
     face, lids = unposed[:468].copy(), []
     for eye in EYES:
-        lids.append(pose_lid(proxy.points, eye, face, unposed, pose))
+        lids.append(pose_lid(proxy.points, eye, face, driving, pose))
     face[:, 2] += proxy.flatter
     surface = pose.forward(face)
     residual = unposed[topo.FACE_OVAL] - proxy.points[topo.FACE_OVAL]
@@ -109,8 +109,8 @@ def _draw(proxy: Proxy, driving: Array) -> _Frame:
         proxy.triangles,
         np.ones(len(vertices), np.float32),
     )
-    eyes = [pose_eyeball(proxy.points, eye, unposed, pose) for eye in EYES]
-    mouth, parted = pose_mouth(proxy.points, unposed, pose, own_teeth=proxy.open_mouth)
+    eyes = [pose_eyeball(proxy.points, eye, driving, pose) for eye in EYES]
+    mouth, parted = pose_mouth(proxy.points, driving, unposed, pose, own_teeth=proxy.open_mouth)
     return _compose(proxy, head, eyes, mouth, parted, lids)
 
 

@@ -47,6 +47,9 @@ _BORDER = np.concatenate(
 )
 """The same rim one ring farther out, on the lips' front."""
 
+_JAW = np.array([14, 152])
+"""The lower lip's middle, and the chin."""
+
 # Half an arch of teeth from the middle: widths as seen from the front (an arch turns its sides away), lengths.
 _UPPER = np.array([[8.5, 10.5], [6.6, 9.9], [6.6, 10.2], [4.6, 9.6], [3.6, 9.2], [3.0, 8.8]]) * _MM
 _LOWER = np.array([[5.2, 8.8], [5.4, 9.2], [5.6, 9.8], [4.6, 8.6], [3.6, 8.0]]) * _MM
@@ -89,11 +92,14 @@ def _two_rows(rim: Array) -> Array:
     return np.concatenate([rim[:11], rim[:1], rim[:10:-1], rim[10:11]])
 
 
-def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) -> tuple[list[Part], float]:
+def pose_mouth(
+    source: Array, driving: Array, unposed: Array, pose: Pose, *, own_teeth: bool
+) -> tuple[list[Part], float]:
     """All that shows through the lips' opening, and how far they are parted: 0 as in the photo, 1 clearly.
 
     Args:
         source: [478, 3], the photo's landmarks in pixels.
+        driving: [478, 3], the frame's.
         unposed: [478, 3], the frame's expression in the photo's pose.
         pose: photo pose → frame pose.
         own_teeth: whether the photo shows the inside of the mouth itself.
@@ -126,7 +132,8 @@ def pose_mouth(source: Array, unposed: Array, pose: Pose, *, own_teeth: bool) ->
     behind = (_two_rows(rest).reshape(2, 11, 3).mean(0) - lips_meet) / width
     behind_x, behind_z = behind[:, :2] @ right, behind[:, 2] + 0.05
     # Teeth and tongue go with the bone, which lips leave by as much as they are pulled.
-    jaw = lips_meet + 0.5 * ((unposed[14] - source[14]) + (unposed[200] - source[200]))
+    jaw = lips_meet.copy()
+    jaw[:2] += (pose.seen_at(driving[_JAW], source[_JAW, 2]) - source[_JAW, :2]).mean(0)
 
     # The tongue, from its tip behind the lower teeth to its back, which rises.
     back, columns = np.meshgrid(np.linspace(0, 1, 9), np.linspace(-1, 1, 13), indexing="ij")

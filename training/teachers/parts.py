@@ -46,6 +46,14 @@ class Pose(NamedTuple):
         """Points [..., 3] of the frame's pose in the photo's."""
         return ((points - self.shift) @ self.rotation / self.scale).astype(np.float32)
 
+    def seen_at(self, points: Array, depth: Array | float) -> Array:
+        """Points [..., 3] that lie at a depth in the photo's pose, where points [..., 3] of the frame's are seen: x, y.
+
+        A landmark's own depth is a guess that trembles, and would move what a turned head shows aside.
+        """
+        back, sight = self.backward(points), self.rotation[2]
+        return back[..., :2] + ((depth - back[..., 2]) / sight[2])[..., None] * sight[:2]
+
 
 def to_pixels(landmarks: Array) -> Array:
     """Crop coordinates [..., 478, 3] → pixels of the crop, z in the same unit."""
