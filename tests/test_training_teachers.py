@@ -31,7 +31,7 @@ from training.teachers.load import load_teacher
 from training.teachers.matte import _fill, cut_out
 from training.teachers.mesh import VERSION, MeshTeacher
 from training.teachers.mouth import paint_mouth
-from training.teachers.parts import MARGIN, to_pixels
+from training.teachers.parts import MARGIN, Pose, to_pixels
 from training.teachers.proxy import _blur_px, _continue
 from training.teachers.raster import rasterise
 
@@ -228,6 +228,19 @@ def test_a_closed_lid_is_skin_and_ends_in_no_edge(hopper, identity):
         assert lid.std() > 0.01  # and no flat patch
         # Above the fold it is the photo's own skin.
         assert (blink - photo)[top - 12 : top - 8, column - 6 : column + 7].abs().mean() < 0.02
+
+
+@given(yaw=st.floats(-40, 40), pitch=st.floats(-25, 25), depth=st.floats(-40, 40), guess=st.floats(-60, 60))
+def test_what_is_seen_at_a_depth_is_seen_where_its_landmark_is(yaw, pitch, depth, guess):
+    """However deep the landmark is said to lie."""
+    turned, nodded = np.radians([yaw, pitch])
+    around_y = np.array([[np.cos(turned), 0, np.sin(turned)], [0, 1, 0], [-np.sin(turned), 0, np.cos(turned)]])
+    around_x = np.array([[1, 0, 0], [0, np.cos(nodded), -np.sin(nodded)], [0, np.sin(nodded), np.cos(nodded)]])
+    pose = Pose(0.8, (around_x @ around_y).astype(np.float32), np.array([40, 30, 5], np.float32))
+    landmark = np.array([[210.0, 180.0, guess]], np.float32)
+    found = pose.seen_at(landmark, depth)
+    back = pose.forward(np.concatenate([found, [[depth]]], 1).astype(np.float32))
+    np.testing.assert_allclose(back[:, :2], landmark[:, :2], atol=0.01)
 
 
 def test_the_iris_goes_where_the_gaze_does_and_stays_round(hopper, identity):

@@ -626,7 +626,7 @@ class Regions(Trunk):
                 + (down * turned[:, axis : axis + 1, 1:2] + shift[:, axis : axis + 1])
                 for axis in (0, 1)
             ]
-            places_of.append(_pair(_unit(inside[0], width), _unit(inside[1], height)))
+            places_of.append(_pair(_unit(inside[0], width), _unit(inside[1], height)).clamp(-1.0, 1.0))
         return places_of[0], places_of[1]
 
     # -- a person's own ------------------------------------------------------------------------------------------
