@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from training.student.blocks import warp
 from training.student.person import Person, identity_grid
-from training.student.regions import LASHES, REGIONS, RIM, Regions, over, sharpened
+from training.student.regions import REGIONS, RIM, Regions, over, sharpened
 
 REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
@@ -330,33 +330,46 @@ def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor, draf
         regions.shut[:, :, :top] = known * (means[0] - rest - (1 - regions.lids()) * seen * (means[1] - rest))
 
         _tell_mouths(regions, mouths)
+        regions.cover.copy_(_cover(person, points, shown, drafts))
+        regions.lashes.copy_(_lashes(person, points, shown[:, :, :top], drafts[:, :, :top]))
 
-        # Skin covers what the frame below shows worse: brows rest in the skin, and move in the frame.
-        sums = pictures(2, regions.skin)
-        for some, frames, below in zip(points.split(32), shown.split(32), drafts.split(32), strict=True):
-            where, draft = regions.geometry(some), below / 255
-            skin = warp(torch.cat([regions.skin, regions.shut], 1), where.skin)
-            gained = skin[:, :3] + skin[:, 3:] * where.shut[:, None] - draft
-            wanted = gained * (frames / 255 - draft)
-            seen = torch.stack([wanted.sum(1), gained.square().sum(1)], 1)
-            sums += _lay_down(seen, (1 - where.opening[:, None] * 10).clamp(0, 1), where.skin, sums)
-        wanted, gained = F.avg_pool2d(sums / len(points), COVER_BLUR, 1, COVER_BLUR // 2).split(1, 1)
-        share = (wanted + COVERED) / (gained + COVERED)
-        regions.cover.copy_((0.5 + DECIDED * (share - 0.5)).clamp(0, 1))
 
-        # Lashes, before all that is drawn so far.
-        sums = pictures(9, regions.lashes)
-        for some, frames, below in zip(points.split(32), shown.split(32), drafts.split(32), strict=True):
-            where, draft = regions.geometry(some), below[:, :, :top] / 255
-            atlas = person.closeups(some, person.asked(some, person.offsets(some)))[0][:, :, :top]
-            drawn = draft - draft * atlas[:, 3:4] + atlas[:, :3]
-            closed = (where.shut[:, None, :top] * 10 - 9).clamp(0, 1)
-            sums += _lay_down(_moments(drawn, frames[:, :, :top] / 255), closed, where.lashes, sums)
-        lashes, known = _regress(sums, LASH_BLUR)
-        inside = torch.ones(LASHES, 1)
-        inside[[0, -1]] = 0
-        lashes = lashes * known * ((lashes[:, 3:] - LASH_FAINT) / LASH_FAINT).clamp(0, 1)
-        regions.lashes.copy_(sharpened(lashes, SHARP).clamp(0, 1) * inside)
+def _cover(person: Person, points: torch.Tensor, shown: torch.Tensor, drafts: torch.Tensor) -> torch.Tensor:
+    """How much skin covers the frame below, [1, 1, h, w]: where that shows less. Brows rest in the skin and move there.
+
+    Least squares, texel by texel; the arguments are those of `fit_closeups`.
+    """
+    regions = person.regions
+    sums = points.new_zeros(1, 2, *regions.skin.shape[2:])
+    for some, frames, below in zip(points.split(32), shown.split(32), drafts.split(32), strict=True):
+        where, draft = regions.geometry(some), below / 255
+        skin = warp(torch.cat([regions.skin, regions.shut], 1), where.skin)
+        gained = skin[:, :3] + skin[:, 3:] * where.shut[:, None] - draft
+        seen = torch.stack([(gained * (frames / 255 - draft)).sum(1), gained.square().sum(1)], 1)
+        sums += _lay_down(seen, (1 - where.opening[:, None] * 10).clamp(0, 1), where.skin, sums)
+    wanted, gained = F.avg_pool2d(sums / len(points), COVER_BLUR, 1, COVER_BLUR // 2).split(1, 1)
+    share = (wanted + COVERED) / (gained + COVERED)
+    return (0.5 + DECIDED * (share - 0.5)).clamp(0, 1)
+
+
+def _lashes(person: Person, points: torch.Tensor, shown: torch.Tensor, drafts: torch.Tensor) -> torch.Tensor:
+    """Lashes of shut lids [1, 4, h, w], RGB times opacity and opacity, before all that regions draw so far.
+
+    The arguments are those of `fit_closeups`, of eyes alone.
+    """
+    regions, top = person.regions, shown.shape[2]
+    sums = points.new_zeros(1, 9, *regions.lashes.shape[2:])
+    for some, frames, below in zip(points.split(32), shown.split(32), drafts.split(32), strict=True):
+        where, draft = regions.geometry(some), below / 255
+        atlas = person.closeups(some, person.asked(some, person.offsets(some)))[0][:, :, :top]
+        drawn = draft - draft * atlas[:, 3:4] + atlas[:, :3]
+        closed = (where.shut[:, None, :top] * 10 - 9).clamp(0, 1)
+        sums += _lay_down(_moments(drawn, frames / 255), closed, where.lashes, sums)
+    lashes, known = _regress(sums, LASH_BLUR)
+    lashes = lashes * known * ((lashes[:, 3:] - LASH_FAINT) / LASH_FAINT).clamp(0, 1)
+    lashes = sharpened(lashes, SHARP).clamp(0, 1)
+    lashes[:, :, [0, -1]] = 0  # what is read beyond them
+    return lashes
 
 
 class _Mouths(NamedTuple):
@@ -386,7 +399,7 @@ def _tell_mouths(regions: Regions, mouths: list[_Mouths]) -> None:
             seen = torch.cat([left * clear, clear.square()], 1)
             sums += _lay_down(seen, (mouth.opening * 10 - 9).clamp(0, 1), mouth.jaw, sums)
         # Rows of a mouth stand open by more than a row of the jaw: two readings of smoothing close what they leave.
-        sums = F.avg_pool2d(F.pad(sums, (0, 0, 1, 1)), (2, 1), 1).unfold(2, 2, 1).mean(-1)
+        sums = F.avg_pool2d(F.avg_pool2d(F.pad(sums, (0, 0, 1, 1)), (2, 1), 1), (2, 1), 1)
         jaw.copy_(_fill(sums / 16))  # what two frames show counts as seen
         sums = jaw.new_zeros(1, 9, *jaw.shape[2:])
         for mouth in mouths:
