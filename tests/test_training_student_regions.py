@@ -182,6 +182,20 @@ def test_lower_teeth_go_with_the_jaw_and_upper_ones_with_the_head(person, faces)
     assert (at(HEAD, yaw_deg=20) - rests)[0].abs() > 8
 
 
+def test_sides_of_a_picture_are_empty_whatever_is_in_it(person, faces):
+    """Beyond them the frame reads them, far out to its own sides."""
+    person = copy.deepcopy(person)
+    regions = person.regions
+    for picture in (regions.lashes, regions.rim, regions.teeth, regions.iris, regions.cover, regions.shut):
+        picture.data.fill_(1)
+    atlas, _ = closeups(person, posed(faces, blink_right=1.0, blink_left=1.0, jaw_open=0.4))
+    for region in REGIONS:
+        part = atlas[..., region.top : region.top + region.height, region.left : region.left + region.width]
+        assert part[:, 3].max() > 0.99
+        for side in (part[..., 0, :], part[..., -1, :], part[..., :, 0], part[..., :, -1]):
+            assert side.abs().max() == 0
+
+
 def test_lashes_hang_from_the_edge_of_the_lid(person, faces):
     geometry = person.regions.geometry(posed(faces, blink_right=0.5))
     column = 40

@@ -543,7 +543,7 @@ class Regions(Trunk):
         cavity = over(warp(teeth, where.teeth), warp(self.interior[:, :, mouth], where.jaw))
         interior = torch.cat([eyeball, over(warp(self.rim, where.rims), cavity)], 2)
         atlas = torch.cat([colour + (interior - colour) * opening, opacity + opening - opacity * opening], 1)
-        lashes = warp(self.lashes, where.lashes) * where.shut[:, eyes].unsqueeze(1)
+        lashes = warp(self.lashes, where.lashes) * (where.shut[:, eyes].unsqueeze(1) * self.window[:, :, eyes])
         lid = atlas[:, :, eyes] - atlas[:, :, eyes] * lashes[:, 3:4] + lashes
         return torch.cat([lid, atlas[:, :, mouth]], 2)
 
