@@ -214,15 +214,16 @@ def test_a_blink_hides_the_iris_and_spares_the_forehead(hopper, identity):
 
 def test_a_closed_lid_is_skin_and_ends_in_no_edge(hopper, identity):
     """Lids were flat coins with the open eye's outline around them."""
-    blink = MeshTeacher().render(identity, poses(hopper, "blink")).frames[0].mean(0)
-    points = to_pixels(hopper.landmarks)[:, :2]
+    shut = poses(hopper, "blink")
+    blink = MeshTeacher().render(identity, shut).frames[0].mean(0)
+    points, meeting = (to_pixels(landmarks)[:, :2] for landmarks in (hopper.landmarks, shut[0].numpy()))
     photo = identity.source_image.mean(0)
     for upper, lower, fold in (
         (RIGHT_UPPER_LID, RIGHT_LOWER_LID, RIGHT_FOLD),
         (LEFT_UPPER_LID, LEFT_LOWER_LID, LEFT_FOLD),
     ):
         column = points[upper[3], 0].round().astype(int)
-        top, low = points[fold[3], 1].round().astype(int), points[lower[3], 1].round().astype(int)
+        top, low = points[fold[3], 1].round().astype(int), meeting[lower[3], 1].round().astype(int)
         lid = blink[top + 4 : low - 4, column - 6 : column + 7].mean(1)  # below the rim of her glasses
         assert lid.diff().abs().max() < 0.04  # no step on the way to the lashes
         assert lid.std() > 0.01  # and no flat patch

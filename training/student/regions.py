@@ -44,6 +44,8 @@ FLAT = 1e-6
 """Squared determinant of a region that has collapsed: points may be anything, and a frame must stay a frame."""
 STEEP = 2.5
 """Of an opening's edge: how much of its rise a texel takes."""
+SLIPS = 4.0
+"""Rows, at most, by which a landmark that slipped aside is told otherwise; real ones need half of that."""
 STILL = 13.0
 """Texels above and below the photo's open lids from which skin does not go with them."""
 AJAR, SHUTTING = 0.02, 1 / 0.18
@@ -257,7 +259,7 @@ class _Own(nn.Module):
             points[:, :length, axis].reshape(-1, self.count, length).transpose(0, 1) for axis in (0, 1)
         )  # each [R, N, points]
         slipped = columns - self.rest[:, :length, 0].unsqueeze(1)
-        rows = rows - torch.bmm(rows, self.steep) * slipped
+        rows = rows - (torch.bmm(rows, self.steep) * slipped).clamp(-SLIPS, SLIPS)
         curves = torch.bmm(rows, self.weights).transpose(0, 1).reshape(-1, CURVES, self.rows.shape[2])
         return curves + _each(self.still, len(curves))
 
