@@ -102,7 +102,7 @@ class _Look(NamedTuple):
 
 
 def _look(faces: list[npt.NDArray[np.floating]]) -> _Look:
-    points = np.mean([face[:, :2] for face in faces], 0, dtype=np.float64)
+    points = np.mean(faces, 0, dtype=np.float64)
     inner = np.linalg.norm(points[INNER_LOWER_LIP] - points[INNER_UPPER_LIP], axis=-1)
     middle = inner[len(inner) // 4 : len(inner) - len(inner) // 4]
     width = np.linalg.norm(points[LEFT_MOUTH_CORNER] - points[RIGHT_MOUTH_CORNER])

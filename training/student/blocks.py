@@ -59,6 +59,11 @@ def warp(features: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(features, field, mode="bilinear", padding_mode="border", align_corners=True)
 
 
+def over(picture: torch.Tensor, behind: torch.Tensor) -> torch.Tensor:
+    """A picture [N, 4, h, w], RGB times opacity and opacity, before what lies behind, RGB [N, 3, h, w]."""
+    return behind - behind * picture[:, 3:4] + picture[:, 0:3]
+
+
 def conv(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps the size of maps, or divides it by its stride."""
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)

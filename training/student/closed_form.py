@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from edge.spec import FIELD, KEYPOINTS, NETWORK
-from training.student.blocks import warp
+from training.student.blocks import over, warp
 from training.student.person import Person, identity_grid
-from training.student.regions import REGIONS, RIM, Regions, over, sharpened
+from training.student.regions import REGIONS, RIM, Regions, sharpened
 
 REST = 0.6 * 2 / (NETWORK - 1)
 """Displacement below which a cell rests: 0.6 pixels."""
@@ -362,12 +362,11 @@ def _lashes(person: Person, points: torch.Tensor, shown: torch.Tensor, drafts: t
     for some, frames, below in zip(points.split(32), shown.split(32), drafts.split(32), strict=True):
         where, draft = regions.geometry(some), below / 255
         atlas = person.closeups(some, person.asked(some, person.offsets(some)))[0][:, :, :top]
-        drawn = draft - draft * atlas[:, 3:4] + atlas[:, :3]
+        drawn = over(atlas, draft)
         closed = (where.shut[:, None, :top] * 10 - 9).clamp(0, 1)
         sums += _lay_down(_moments(drawn, frames / 255), closed, where.lashes, sums)
     lashes, known = _regress(sums, LASH_BLUR)
-    lashes = lashes * known * ((lashes[:, 3:] - LASH_FAINT) / LASH_FAINT).clamp(0, 1)
-    lashes = sharpened(lashes, SHARP).clamp(0, 1)
+    lashes = sharpened(known * _without(LASH_FAINT, lashes), SHARP).clamp(0, 1)
     lashes[:, :, [0, -1]] = 0  # what is read beyond them
     return lashes
 
@@ -409,7 +408,7 @@ def _tell_mouths(regions: Regions, mouths: list[_Mouths]) -> None:
             weight = (mouth.opening * 10 - 9).clamp(0, 1) * clear.square()
             sums += _lay_down(_moments(behind, left), weight, mouth.teeth, sums)
         teeth, known = _regress(sums, TEETH_BLUR)
-        regions.teeth.copy_(teeth * known * ((teeth[:, 3:] - TEETH_FAINT) / TEETH_FAINT).clamp(0, 1))
+        regions.teeth.copy_(known * _without(TEETH_FAINT, teeth))
         sums = jaw.new_zeros(1, 9, *regions.rim.shape[2:])
         for mouth in mouths:
             behind = over(warp(regions.teeth, mouth.teeth), warp(jaw, mouth.jaw))
@@ -446,6 +445,11 @@ def _regress(sums: torch.Tensor, around: tuple[int, int]) -> tuple[torch.Tensor,
     )
     clear = ((together + 1e-3 * weight) / (spread + 1e-3 * weight).clamp(min=1e-6)).clamp(0, 1)
     return torch.cat([(colours - clear * behind).clamp(min=0), 1 - clear], 1), (weight / 4 - 1).clamp(0, 1)
+
+
+def _without(faint: float, picture: torch.Tensor) -> torch.Tensor:
+    """A picture [1, 4, h, w], RGB times opacity and opacity, of which that much opacity is none, and twice it all."""
+    return picture * ((picture[:, 3:] - faint) / faint).clamp(0, 1)
 
 
 def _rims(sums: torch.Tensor) -> torch.Tensor:

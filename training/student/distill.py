@@ -43,7 +43,7 @@ from training.config import DistilConfig, LossWeights
 from training.measures.face import box_psnr
 from training.measures.metrics import Fidelity, FidelityMeter, psnr
 from training.progress import Progress, print_progress, silent
-from training.student.blocks import warp
+from training.student.blocks import over, warp
 from training.student.census import Layer, dying, silence, take_census
 from training.student.closed_form import (
     extend_field,
@@ -399,8 +399,7 @@ def _closeup_loss(student: Student, batch: _Batch, shown: torch.Tensor, drafts: 
         asked = person.asked(points, person.offsets(points))
     atlas, _ = person.closeups(points, asked)
     wanted, draft = (part.to(atlas).float() / 255 for part in (shown, drafts))
-    made = draft - draft * atlas[:, 3:4] + atlas[:, 0:3]
-    return closeup_loss(made, wanted, person.regions.window)
+    return closeup_loss(over(atlas, draft), wanted, person.regions.window)
 
 
 @torch.no_grad()

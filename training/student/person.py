@@ -20,7 +20,7 @@ from torch import nn
 from edge.spec import FIELD, KEYPOINTS, LOCAL_LANDMARKS, NETWORK
 from edge.topology import LOCAL
 from training.config import StudentConfig
-from training.student.blocks import warp
+from training.student.blocks import over, warp
 from training.student.regions import Places, Regions
 from training.teachers import Identity
 
@@ -263,15 +263,14 @@ class Person(nn.Module):
         self, frame: torch.Tensor, atlas: torch.Tensor, places: Places, window: Window | None = None
     ) -> torch.Tensor:
         """A frame [N, 3, 512, 512], or a window of it, with mouth and eyes over it."""
-        over, (top, left, height, width) = self.regions.over(atlas, places)
+        closeups, (top, left, height, width) = self.regions.over(atlas, places)
         if window:
-            over = window.of(F.pad(over, (left, NETWORK - left - width, top, NETWORK - top - height)))
-            return frame - frame * over[:, 3:4] + over[:, 0:3]
+            closeups = F.pad(closeups, (left, NETWORK - left - width, top, NETWORK - top - height))
+            return over(window.of(closeups), frame)
         # Only a part of the frame is read, so only a part is computed with; the rest is put around it.
         above, rows, below = _cut(frame, 2, top, height)
         before, part, after = _cut(rows, 3, left, width)
-        part = part - part * over[:, 3:4] + over[:, 0:3]
-        return _joined([above, _joined([before, part, after], 3), below], 2)
+        return _joined([above, _joined([before, over(closeups, part), after], 3), below], 2)
 
 
 def _cut(maps: torch.Tensor, axis: int, start: int, size: int) -> list[torch.Tensor]:

@@ -30,7 +30,7 @@ from torch import nn
 
 from edge import topology as topo
 from edge.spec import KEYPOINTS, LOCAL_LANDMARKS, NETWORK
-from training.student.blocks import Rectifier, Residual, Trunk, conv, warp
+from training.student.blocks import Rectifier, Residual, Trunk, conv, over, warp
 
 ATLAS = (192, 160)
 """Height and width of the atlas, in texels."""
@@ -652,6 +652,11 @@ class Regions(Trunk):
         behind = depths.to(points)[:, None] - reference
         # The affine map that fits the keypoints best takes the photo's x, y, 1 and depth to the frame's x and y.
         pose = torch.linalg.pinv(torch.cat([keypoints, torch.ones_like(behind), behind], 1), rtol=1e-3).T
+
+        def carried(where: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+            """From keypoints to where the head alone would carry a place of the photo [2] that lies so deep: [K]."""
+            return pose[:, :2] @ where + pose[:, 2] + pose[:, 3] * (depth - reference)
+
         placing = points.new_zeros(KEYPOINTS + LOCAL_LANDMARKS, PLACES, 3)
         of_pose, of_local = placing.split([KEYPOINTS, LOCAL_LANDMARKS])
         for number, region in enumerate(REGIONS):
@@ -668,13 +673,11 @@ class Regions(Trunk):
         turn, centre = (local.T @ of_local[:, 2]).T.split([2, 1])
         for place in (HEAD, JAW):
             of_pose[:, place, :2] = pose[:, :2] @ turn.T
-            of_pose[:, place, 2] = pose[:, :2] @ centre[0] + pose[:, 2]
+            of_pose[:, place, 2] = carried(centre[0], reference)
         # The jaw goes as far as the lower lip and the chin leave the head, on average.
         for landmark in MANDIBLE:
-            where = local[_AT[landmark]]
-            rests = pose[:, :2] @ where + pose[:, 2] + pose[:, 3] * (landmarks[landmark, 2] - reference)
             of_local[_AT[landmark], JAW, 2] += 1 / len(MANDIBLE)
-            of_pose[:, JAW, 2] -= rests / len(MANDIBLE)
+            of_pose[:, JAW, 2] -= carried(local[_AT[landmark]], landmarks[landmark, 2]) / len(MANDIBLE)
         self.placing.copy_(placing.flatten(1) * PIXELS)
         chosen = self.chosen.unflatten(1, (PLACES, -1))
         for number, region in enumerate(REGIONS[:2]):
@@ -683,10 +686,9 @@ class Regions(Trunk):
             eye = (rim[0] - rim[len(region.curves[0]) - 1])[:2].norm()
             deeper = rim[:, 2].mean() + PUPIL * eye - landmarks[region.iris, 2]
             chosen[:KEYPOINTS, number, len(region.points()) - 1] = pose[:, 3] * deeper * PIXELS
-            lid = region.upper_lid()
-            where, depth = local[lid].mean(0), landmarks[list(region.curves[0][1:-1]), 2].mean()
-            rests = pose[:, :2] @ where + pose[:, 2] + pose[:, 3] * (depth - reference)
-            chosen[:KEYPOINTS, number, len(region.points())] = rests * PIXELS
+            depth = landmarks[list(region.curves[0][1:-1]), 2].mean()
+            lid = carried(local[region.upper_lid()].mean(0), depth)
+            chosen[:KEYPOINTS, number, len(region.points())] = lid * PIXELS
             ring = landmarks[region.iris + 1 : region.iris + 5, :2] - landmarks[region.iris, :2]
             self.own[0].radius[number] = (ring.norm(dim=1).mean() / eye).clamp(min=0.12)
 
@@ -789,11 +791,6 @@ def sharpened(pictures: torch.Tensor, readings: tuple[int, int]) -> torch.Tensor
 
 def _twice(x: torch.Tensor) -> torch.Tensor:
     return F.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]), mode="bilinear", align_corners=False)
-
-
-def over(picture: torch.Tensor, behind: torch.Tensor) -> torch.Tensor:
-    """A picture [N, 4, h, w], RGB times opacity and opacity, before what lies behind, RGB [N, 3, h, w]."""
-    return behind - behind * picture[:, 3:4] + picture[:, 0:3]
 
 
 def _unit(texels: torch.Tensor, size: int) -> torch.Tensor:
