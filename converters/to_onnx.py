@@ -6,9 +6,7 @@
 Five steps, top to bottom in `main`: load, wrap, export, check, write. The last line is one JSON object.
 """
 
-import logging
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -21,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from converters.cli import conclude, load_source, parse_arguments, run_script
 from converters.parity import compare, first_within_gate, require, require_driver
-from converters.quantize import CALIBRATION_FRAMES, QUANTIZED_PARTS, is_packed, pack_tables, quantize
+from converters.quantize import CALIBRATION_FRAMES, QUANTIZED_PARTS, is_packed, pack_tables, quantize, quiet
 from converters.student_graph import DriverGraph, Driving, StudentGraph
 from converters.write_bundle import Lowered
 from edge.errors import InputError
@@ -155,12 +153,7 @@ def export_driver(driver: Driver) -> bytes:
 
 def export_graph(module: StudentGraph | DriverGraph, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """A wrapped module as a checked ONNX graph with its weights inside, and nothing about this machine."""
-    # The exporter warns of its own internals, and that torchvision, which we do not use, is missing.
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         program = torch.onnx.export(
             module.eval(),
             module.example_inputs(),
@@ -170,7 +163,6 @@ def export_graph(module: StudentGraph | DriverGraph, inputs: Sequence[str], outp
             output_names=list(outputs),
             verbose=False,
         )
-    logger.setLevel(level)
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model_proto

@@ -149,8 +149,9 @@ def test_refusals(random_student, driving):
         export_coreml(random_student, None, calibration=driving[1], held_out=driving[2], precisions=["fp8"])
 
 
-def test_the_script(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(to_coreml, "VERIFIED_FRAMES", 1)
+def test_the_script(packages, tmp_path, monkeypatch, capsys):
+    """All of it but the lowering, which `packages` has done."""
+    monkeypatch.setattr(to_coreml, "export_coreml", lambda *_, **__: ([packages[0]["fp16"]], packages[1]))
     arguments = ["", "--tier", "nano", "--precision", "fp16", "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", arguments)
     assert to_coreml.main() == 0

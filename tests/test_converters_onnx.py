@@ -285,6 +285,17 @@ def test_spread():
     assert len(driving.spread(99).keypoints) == 10
 
 
+def test_the_script_on_a_random_student(tmp_path, monkeypatch, capsys):
+    """Of no face and moved by no face: regions lie anywhere, landmarks leave their places altogether."""
+    monkeypatch.setattr(to_onnx, "VERIFIED_FRAMES", 2)
+    monkeypatch.setattr(sys, "argv", ["", "--tier", "nano", "--precision", "fp32", "--output", str(tmp_path / "out")])
+    assert to_onnx.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "pictures are not" in lines[0]
+    assert json.loads(lines[-1])["verified"] is True
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"driver.onnx", "student.onnx"}
+
+
 def test_the_script_from_a_run_folder(random_student, driving, tmp_path, monkeypatch, capsys):
     from training.checkpoint import save_student
 

@@ -1,6 +1,6 @@
 """README: its commands exist as it types them, its pictures and links are there, its first screen is short.
 
-The main command itself is run, with few steps, by tests/test_superface.py; the test command is this run.
+The main command itself is run, with few steps, by tests/test_journey.py; the test command is this run.
 """
 
 import re

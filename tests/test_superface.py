@@ -1,8 +1,5 @@
 """The command line: help that works everywhere, mistakes answered in a sentence, nothing left behind."""
 
-import json
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +9,6 @@ import pytest
 from PIL import Image
 
 import superface
-from edge.runtimes import installed
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,55 +148,3 @@ def test_a_run_that_its_bound_cut_short_is_told_of(why, looks, sentence):
         assert "ran out of its 2 minutes after 900 steps" in told
         assert sentence in told
         assert told.endswith("The same command goes on from there.")
-
-
-@pytest.mark.slow
-def test_the_journey_from_photo_to_bundle(tmp_path, landmark_model):
-    """`superface make` as a user runs it, in its own process, on few frames and steps; then every verb."""
-    environment = os.environ | {"SUPERFACE_LANDMARKER": str(landmark_model)}
-
-    def run(*arguments: str, code: int = 0) -> str:
-        command = [sys.executable, str(ROOT / "superface.py"), *arguments]
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == code, done.stderr
-        return done.stderr if code else done.stdout
-
-    few = ("make", "--steps", "3", "--frames", "10", "--tier", "nano", "--json")
-    made = json.loads(run(*few, "--force").splitlines()[-1])
-    assert made["verified"]
-    assert made["gflops"] <= 1.0
-    assert any(row["drawn"] < row["floor"] for row in made["expressions"])
-    assert list(made["metrics"])[:2] == ["mouth_psnr_db", "eyes_psnr_db"]  # the face first, then whole frames
-    assert made["metrics"]["lid_opening"] > 0
-    assert made["unfinished"] is None
-    folder = tmp_path / "runs" / "grace_hopper"
-    assert (folder / "expressions.png").is_file()
-    bundle = folder / "grace_hopper.avatar"
-    lowered = {"onnx": ("fp32", "int8"), "executorch": ("fp32", "int8"), "coreml": ("fp16", "int8")}
-    here = [runtime for runtime in lowered if installed(runtime)]
-    assert [(row["runtime"], row["precision"]) for row in made["parity"]] == [
-        (runtime, precision) for runtime in here for precision in lowered[runtime]
-    ]
-    page = (folder / "report.html").read_text()
-    assert page.count("<img") >= 15
-    assert not re.findall(r"https?://(?!www\.w3\.org)", page)
-    assert (folder / "preview.mp4").stat().st_size > 10_000
-
-    verdict = json.loads(run("check", str(bundle), "--json"))
-    assert verdict["passed"]
-    assert not verdict["skipped"]
-    assert "half lids" in verdict["lacking"]
-    assert {row["runtime"] for row in verdict["rows"]} == {*here, "numpy"}
-    assert json.loads(run("bench", str(bundle), "--frames", "3", "--threads", "1", "--json"))["rows"]
-    run("track", str(folder / "preview.mp4"), "-o", "clip.npz")
-    for runtime in here:
-        run("animate", str(bundle), "--driving", "clip.npz", "-o", f"{runtime}.mp4", "--runtime", runtime)
-        assert (tmp_path / f"{runtime}.mp4").stat().st_size > 5_000

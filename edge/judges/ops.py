@@ -2,7 +2,7 @@
 
 Everything is float32 and NCHW, like the graphs. Nothing here is tuned for speed; where a choice exists, the
 form that is easiest to carry over to Kotlin or Swift is taken. Letters: N batch, C channels, H W size, K
-keypoints. Parity with torch, operation by operation: tests/test_edge_ops.py.
+keypoints. Parity with torch, operation by operation: tests/test_edge_judges_ops.py.
 """
 
 from typing import Literal
