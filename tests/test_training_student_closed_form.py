@@ -9,7 +9,7 @@ from edge.driving.procedural import procedural_track, train_seed
 from edge.spec import FIELD, KEYPOINTS, NETWORK
 from edge.topology import LOCAL
 from training.config import TIERS
-from training.student.blocks import warp
+from training.student.blocks import over, warp
 from training.student.closed_form import (
     extend_field,
     find_canvas,
@@ -170,6 +170,28 @@ def test_skin_covers_what_the_frame_shows_worse_and_lashes_hang_over_it(random_s
     assert regions.lashes[0, 3, 6:9, 30:50].mean() > 0.6
     assert regions.lashes[0, :3, 6:9, 30:50].mean() < 0.1
     assert regions.lashes[0, :, [0, -1]].abs().max() == 0
+
+
+@torch.no_grad()
+def test_lower_teeth_are_told_from_the_tongue_behind_them(random_student, driving, faces):
+    """White teeth in the jaw before a red tongue, as heads turn and mouths open."""
+    person = copy.deepcopy(random_student.person)
+    speaking = procedural_track(faces[0], seed=train_seed(3), seconds=16.0, style="training").landmarks[::4]
+    local = torch.from_numpy(speaking[:, LOCAL, :2].astype(np.float32))
+    points = torch.cat([local[:, :KEYPOINTS], local], 1)
+    fit_regions(person, points, person.layer[:, :3])
+    regions, mouth = person.regions, slice(REGIONS[2].top, None)
+    where = regions.geometry(points)
+    white, red = regions.lower.new_zeros(1, 4, *regions.lower.shape[2:]), torch.zeros(1, 3, *regions.lower.shape[2:])
+    white[:, :, 44:60, 60:100], red[:, 0] = 1, 0.6
+    shown = torch.zeros(len(points), 3, *where.opening.shape[1:])
+    shown[:, :, mouth] = over(warp(white, where.jaw), red.expand(len(points), -1, -1, -1))
+    fit_closeups(person, points, shown.mul(255).round().byte(), torch.zeros_like(shown).byte())
+    drawn = over(warp(regions.lower, where.jaw), warp(regions.interior[:, :, mouth], where.tongue))
+    inside = (where.opening[:, None, mouth] > 0.95).float()
+    error = ((drawn - shown[:, :, mouth]).abs() * inside).sum() / (3 * inside.sum())
+    assert error < 0.03
+    assert regions.lower[0, :3, 48:56, 70:90].mean() > 0.9
 
 
 def test_codes_have_unit_spread_over_the_track(random_student, driving):

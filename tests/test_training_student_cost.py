@@ -46,9 +46,9 @@ def test_uncounted_work_is_listed():
     uncounted = student_cost(config).uncounted
     # The layer (4 channels at 512); at 64 the features, where cells came from (2, four times), what the motion network
     # found and its hints. Mouth and eyes: over the frame (4 at 512), skin, shut lids and cover (7) in the atlas;
-    # irises and lashes (4, 4) in its eyes; the jaw (3), upper teeth and lips' inner sides (4, 4) in its mouth.
+    # irises and lashes (4, 4) in its eyes; tongue (3), teeth (4, 4) and lips' inner sides (4) in its mouth.
     at_64 = (config.feature_channels + 2 * (1 + ROUNDS) + 4 + config.motion_channels) * 64**2
-    in_atlas = 7 * math.prod(ATLAS) + (4 + 4) * 64 * ATLAS[1] + (3 + 4 + 4) * 128 * ATLAS[1]
+    in_atlas = 7 * math.prod(ATLAS) + (4 + 4) * 64 * ATLAS[1] + (3 + 4 + 4 + 4) * 128 * ATLAS[1]
     assert uncounted["warp"] == 8 * 512**2 + at_64 + in_atlas
     assert {"resize", "activation", "shuffle"} <= uncounted.keys()
 

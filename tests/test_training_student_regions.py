@@ -182,6 +182,26 @@ def test_lower_teeth_go_with_the_jaw_and_upper_ones_with_the_head(person, faces)
     assert (at(HEAD, yaw_deg=20) - rests)[0].abs() > 8
 
 
+def test_teeth_stand_in_arches_and_a_tongue_lies_behind_them(person, faces):
+    """What lies deeper lags behind a head that turns; a head that is raised shows less of its tongue."""
+
+    def read(field, column, row=48, **moved):
+        """Where a picture is read in the frame's mouth, in its texels: x, y."""
+        where = getattr(person.regions.geometry(posed(faces, jaw_open=0.3, **moved)), field)[0, row, column]
+        return (where + 1) / 2 * torch.tensor([159.0, 127.0])
+
+    for field in ("teeth", "jaw"):
+        right, middle, left = ((read(field, at, yaw_deg=20) - read(field, at))[0] for at in (50, 80, 110))
+        assert right - middle > 1
+        assert left - middle > 1
+    assert (read("tongue", 80, yaw_deg=20) - read("jaw", 80, yaw_deg=20))[0] > 5
+    raised, level, lowered = (
+        read("tongue", 80, row=60, pitch_deg=pitch)[1] - read("tongue", 80, row=54, pitch_deg=pitch)[1]
+        for pitch in (-8, 0, 8)
+    )
+    assert raised > 1.2 * level > 1.2 * 1.2 * lowered > 0
+
+
 def test_sides_of_a_picture_are_empty_whatever_is_in_it(person, faces):
     """Beyond them the frame reads them, far out to its own sides."""
     person = copy.deepcopy(person)

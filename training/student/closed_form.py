@@ -29,7 +29,7 @@ SEEN = 0.25
 SPLAT = 256
 """Width and height of the picture whose pixels say where cells of the photo have gone."""
 CAVITY_ROUNDS = 3
-"""Times that what goes with a jaw, upper teeth before it and the lips' inner sides before them are told apart."""
+"""Times that tongue, teeth and the lips' inner sides are told apart."""
 CAVITY_FRAMES = 240
 """Frames of the track that do."""
 EDGE = 4
@@ -43,7 +43,7 @@ SHARP = (4, 4)
 """Readings, across and down, that take their sharpness from what is laid down and read again, and half a texel of
 misplacement."""
 MEET = 4
-"""Texels below the line between a mouth's corners down to which upper teeth reach, at first guess."""
+"""Texels beyond the line between a mouth's corners to which upper and lower teeth reach, at first guess."""
 TEETH_BLUR = (2, 2)
 LASH_BLUR = (0, 1)
 RIM_BLUR = (0, 2)
@@ -292,8 +292,8 @@ def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor, draf
     own a mean over the track has teeth, pupils and lashes.
 
     Args:
-        person: its `regions` are fitted; their `interior`, `iris`, `teeth`, `rim`, `shut`, `cover` and `lashes` are
-            set.
+        person: its `regions` are fitted; their `interior`, `iris`, `lower`, `teeth`, `rim`, `shut`, `cover`, `lashes`
+            are set.
         points: float32 [T, K + M, 2], driving keypoints and local landmarks.
         shown: uint8 [T, 3, h, w], the teacher's frames as they lie in the atlas.
         drafts: as `shown`, what the frame has there without regions.
@@ -319,7 +319,7 @@ def fit_closeups(person: Person, points: torch.Tensor, shown: torch.Tensor, draf
             irises += _lay_down(eyes, iris, where.irises, irises)
             white += (eyes * (open_ - iris)).sum(0)
             few = slice(None, None, max(1, len(points) // CAVITY_FRAMES))
-            fields = where.jaw[few], where.teeth[few], where.rims[few]
+            fields = where.jaw[few], where.tongue[few], where.teeth[few], where.rims[few]
             mouths.append(_Mouths(colours[few, :, top:], opening[few, :, top:], *fields))
         regions.interior[:, :, :top] = _fill(white / 16)
         regions.iris[:, :3] = sharpened(_fill(irises / 16), SHARP).clamp(0, 1)
@@ -377,45 +377,68 @@ class _Mouths(NamedTuple):
     colours: torch.Tensor
     opening: torch.Tensor
     jaw: torch.Tensor
+    tongue: torch.Tensor
     teeth: torch.Tensor
     rims: torch.Tensor
 
 
 def _tell_mouths(regions: Regions, mouths: list[_Mouths]) -> None:
-    """What goes with the jaw, the upper teeth before it, and the lips' inner sides before these: told apart by turns.
+    """Tongue and throat, lower teeth, upper teeth and the lips' inner sides, each before the last: told apart by turns.
 
-    At first all above where lips meet counts as upper teeth. Then each picture is what the other two leave.
+    At first all above where lips meet counts as upper teeth, all below as lower ones. Then each picture is what the
+    others leave.
     """
-    jaw = regions.interior[:, :, REGIONS[2].top :]
+    tongue = regions.interior[:, :, REGIONS[2].top :]
     _, row = REGIONS[2].anchor()
-    regions.teeth[:, 3, : round(row) + MEET] = 1
+    for picture, rows in (
+        (regions.teeth, slice(0, round(row) + MEET)),
+        (regions.lower, slice(round(row) - MEET, None)),
+    ):
+        picture.zero_()
+        picture[:, 3, rows] = 1
+    layers = (regions.lower, "jaw"), (regions.teeth, "teeth"), (regions.rim, "rims")
+
+    def behind(mouth: _Mouths, last: int) -> torch.Tensor:
+        """What is drawn before that layer: RGB."""
+        drawn = warp(tongue, mouth.tongue)
+        for picture, field in layers[:last]:
+            drawn = over(warp(picture, getattr(mouth, field)), drawn)
+        return drawn
+
+    def left(mouth: _Mouths, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Colours that layers from that one on, which lie before all others, leave to these, and how clear they are."""
+        drawn = mouth.colours.new_zeros(1, 4, 1, 1)
+        for picture, field in layers[first:]:
+            read = warp(picture, getattr(mouth, field))
+            drawn = read + drawn * (1 - read[:, 3:4])
+        clear = 1 - drawn[:, 3:4]
+        return (mouth.colours - drawn[:, :3]) / clear.clamp(min=0.1), clear
+
     for _ in range(CAVITY_ROUNDS):
-        sums = jaw.new_zeros(1, 4, *jaw.shape[2:])
+        sums = tongue.new_zeros(1, 4, *tongue.shape[2:])
         for mouth in mouths:
-            rim, teeth = warp(regions.rim, mouth.rims), warp(regions.teeth, mouth.teeth)
-            clear = (1 - rim[:, 3:4]) * (1 - teeth[:, 3:4])
-            left = mouth.colours - over(rim, teeth[:, :3])
-            seen = torch.cat([left * clear, clear.square()], 1)
-            sums += _lay_down(seen, (mouth.opening * 10 - 9).clamp(0, 1), mouth.jaw, sums)
+            colours, clear = left(mouth, 0)
+            weight = (mouth.opening * 10 - 9).clamp(0, 1) * clear.square()
+            sums += _lay_down(torch.cat([colours, torch.ones_like(clear)], 1), weight, mouth.tongue, sums)
         # Rows of a mouth stand open by more than a row of the jaw: two readings of smoothing close what they leave.
         sums = F.avg_pool2d(F.avg_pool2d(F.pad(sums, (0, 0, 1, 1)), (2, 1), 1), (2, 1), 1)
-        jaw.copy_(_fill(sums / 16))  # what two frames show counts as seen
-        sums = jaw.new_zeros(1, 9, *jaw.shape[2:])
+        tongue.copy_(_fill(sums / 16))  # what two frames show counts as seen
+        for number, (picture, field) in enumerate(layers[:-1]):
+            sums = tongue.new_zeros(1, 9, *picture.shape[2:])
+            for mouth in mouths:
+                colours, clear = left(mouth, number + 1)
+                weight = (mouth.opening * 10 - 9).clamp(0, 1) * clear.square()
+                sums += _lay_down(_moments(behind(mouth, number), colours), weight, getattr(mouth, field), sums)
+            teeth, known = _regress(sums, TEETH_BLUR, clear=0.0)
+            picture.copy_(known * _without(TEETH_FAINT, teeth))
+        sums = tongue.new_zeros(1, 9, *regions.rim.shape[2:])
         for mouth in mouths:
-            rim, behind = warp(regions.rim, mouth.rims), warp(jaw, mouth.jaw)
-            clear = 1 - rim[:, 3:4]
-            left = (mouth.colours - rim[:, :3]) / clear.clamp(min=0.1)
-            weight = (mouth.opening * 10 - 9).clamp(0, 1) * clear.square()
-            sums += _lay_down(_moments(behind, left), weight, mouth.teeth, sums)
-        teeth, known = _regress(sums, TEETH_BLUR)
-        regions.teeth.copy_(known * _without(TEETH_FAINT, teeth))
-        sums = jaw.new_zeros(1, 9, *regions.rim.shape[2:])
-        for mouth in mouths:
-            behind = over(warp(regions.teeth, mouth.teeth), warp(jaw, mouth.jaw))
-            sums += _lay_down(_moments(behind, mouth.colours), (mouth.opening * 2 - 1).clamp(0, 1), mouth.rims, sums)
+            moments = _moments(behind(mouth, len(layers) - 1), mouth.colours)
+            sums += _lay_down(moments, (mouth.opening * 2 - 1).clamp(0, 1), mouth.rims, sums)
         regions.rim.copy_(_rims(sums))
-    jaw.copy_(sharpened(jaw, (SHARP[0], SHARP[1] + 2)).clamp(0, 1))
-    regions.teeth.copy_(sharpened(regions.teeth, SHARP).clamp(0, 1))
+    tongue.copy_(sharpened(tongue, (SHARP[0], SHARP[1] + 2)).clamp(0, 1))
+    for picture in (regions.lower, regions.teeth):
+        picture.copy_(sharpened(picture, SHARP).clamp(0, 1))
 
 
 def _moments(behind: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
@@ -424,7 +447,7 @@ def _moments(behind: torch.Tensor, colours: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.ones_like(behind[:, :1]), behind, colours, products], 1)
 
 
-def _regress(sums: torch.Tensor, around: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def _regress(sums: torch.Tensor, around: tuple[int, int], clear: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """A picture [1, 4, h, w], RGB times opacity and opacity, out of what was seen, and how well it is known, 0..1.
 
     Colours are (1 - opacity) · what lies behind + opacity · the picture's own: a regression on what lies behind, over
@@ -434,6 +457,7 @@ def _regress(sums: torch.Tensor, around: tuple[int, int]) -> tuple[torch.Tensor,
         sums: [1, 9, h, w], of `_moments`, over frames: weight, what lies behind (3), colours (3), products over
             channels of what lies behind with itself and with the colours.
         around: rows and columns to either side.
+        clear: how clear the picture is, 0..1, where what lies behind never changes.
     """
     weight = sums[:, :1]
     behind, colours, squares, products = (sums[:, 1:] / weight.clamp(min=1e-3)).split([3, 3, 1, 1], 1)
@@ -443,7 +467,7 @@ def _regress(sums: torch.Tensor, around: tuple[int, int]) -> tuple[torch.Tensor,
     weight, spread, together = (
         F.avg_pool2d(part, size, 1, around) for part in (weight, spread * weight, together * weight)
     )
-    clear = ((together + 1e-3 * weight) / (spread + 1e-3 * weight).clamp(min=1e-6)).clamp(0, 1)
+    clear = ((together + clear * 1e-3 * weight) / (spread + 1e-3 * weight).clamp(min=1e-6)).clamp(0, 1)
     return torch.cat([(colours - clear * behind).clamp(min=0), 1 - clear], 1), (weight / 4 - 1).clamp(0, 1)
 
 

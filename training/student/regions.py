@@ -6,9 +6,11 @@ curves through the landmarks of lids and lips say what is where, to a fraction o
 never showed as well as for others:
 
     skin      a picture of lids or lips, pulled between the curves column by column (the photo's own, so it stays sharp)
-    interior  what shows between the curves: an eye's white, which rests; tongue and lower teeth, which go with the jaw
+    interior  what shows between the curves: an eye's white, which rests; a tongue, which slopes up and back from behind
+              the lower teeth, so that a raised head shows little of it, and the throat above
     iris      a disc before the white, which goes with its landmark
-    teeth     the upper ones and their gums, which rest in the head, before the tongue
+    lower     the lower teeth, an arch in the jaw, before the tongue
+    teeth     the upper ones and their gums, an arch in the head, before all that
     rim       the lips' inner side and their shade, which go with the lips, before the teeth
     lashes    of shut lids, which hang down from their edge, before all of an eye
     decoder   a small network on the points: shade, lids' skin, teeth, tongue, and what the curves err
@@ -57,6 +59,17 @@ SHARPER = 0.12
 """How much of a second difference a bilinear reading is to find beforehand: half of what it takes away on average."""
 TEETH = 0.08
 """How far teeth lie behind where the lips meet, in mouth widths."""
+ARCHES = (0.75, 1.35)
+"""How far upper and lower teeth lie behind their middle ones, in mouth widths, one mouth width to the side."""
+LOW, RISES, GAPES = 0.08, 0.45, 0.6
+"""A tongue's back lies that much above its tip, and higher by that share of the mouth's gap, up to such a gap, as the
+mesh teacher's does; these and the next in mouth widths."""
+TIP, BEHIND, BACK = 0.04, 0.09, 0.75
+"""How far its tip lies below where the lips meet, and behind the teeth, and its back behind its tip."""
+BELOW, TALL = 0.3, 4.8
+"""The picture of a tongue and its throat shows so many times a tongue's height, and that much below its tip."""
+FLAT_TONGUE = 8.0
+"""Rows, at least, that a tongue is taken to be high: of one that hides, a row of the frame would leap over many."""
 PUPIL = 0.08
 """How far an iris lies behind the rim of its eye, in eye widths."""
 GLANCE = 0.3
@@ -108,6 +121,11 @@ class Region(NamedTuple):
     def upper_lid(self) -> list[int]:
         """Rows of the local landmarks of an eye's upper lid, without its corners."""
         return [_AT[landmark] for landmark in self.curves[0][1:-1]]
+
+    def middles(self) -> tuple[int, int]:
+        """Numbers of the points in the middle of the two curves between which it opens."""
+        length, number = len(self.curves[0]), len(self.curves) // 2
+        return (number - 1) * length + length // 2, number * length + length // 2
 
     def ends(self) -> tuple[int, int]:
         """Rows of the landmarks at its corners."""
@@ -184,7 +202,9 @@ class Geometry(NamedTuple):
     teeth: torch.Tensor
     """Its mouth, in the picture of upper teeth, which rests in the head."""
     jaw: torch.Tensor
-    """Its mouth, in its interior, which goes with the jaw."""
+    """Its mouth, in the picture of lower teeth, which go with the jaw."""
+    tongue: torch.Tensor
+    """Its mouth, in its interior: tongue and throat."""
     rims: torch.Tensor
     """Its mouth, in the picture of the lips' inner sides."""
     lashes: torch.Tensor
@@ -360,6 +380,12 @@ class Regions(Trunk):
     """Both irises where they rest, RGBA: [1, 4, h, w], h rows of eyes."""
     teeth: torch.Tensor
     """The upper ones, RGB times opacity and opacity: [1, 4, h, w], h rows of a mouth."""
+    lower: torch.Tensor
+    """The lower ones, likewise."""
+    depth: torch.Tensor
+    """From keypoints to where something lies in the frame that is a mouth width farther away: [K + M, 1]."""
+    tip: torch.Tensor
+    """The row of the tongue's tip in the photo, if it were as deep as teeth are: [1, 1, 1]."""
     rim: torch.Tensor
     """Inner sides of both lips, RGB times opacity and opacity, from the upper lip down and on to the lower one's edge:
     [1, 4, 20, w]."""
@@ -403,6 +429,8 @@ class Regions(Trunk):
         self.register_buffer("shut", torch.zeros(1, 3, *ATLAS))
         self.register_buffer("iris", torch.zeros(1, 4, REGIONS[2].top, ATLAS[1]))
         self.register_buffer("teeth", torch.zeros(1, 4, REGIONS[2].height, ATLAS[1]))
+        self.register_buffer("lower", torch.zeros(1, 4, REGIONS[2].height, ATLAS[1]))
+        self.register_buffer("tip", torch.zeros(1, 1, 1))
         self.register_buffer("rim", torch.zeros(1, 4, 2 * RIM, ATLAS[1]))
         self.register_buffer("lashes", torch.zeros(1, 4, LASHES, ATLAS[1]))
         self.cover = nn.Parameter(torch.zeros(1, 1, *ATLAS))
@@ -417,6 +445,7 @@ class Regions(Trunk):
         self.register_buffer("chosen", chosen.flatten(1))
         self.register_buffer("mean", torch.zeros(points + inputs))
         self.register_buffer("scale", torch.ones(points + inputs))
+        self.register_buffer("depth", torch.zeros(KEYPOINTS + LOCAL_LANDMARKS, 1))
         window = torch.zeros(1, 1, *ATLAS)
         for region in REGIONS:
             sides = [_faded(size) for size in (region.height, region.width)]
@@ -528,7 +557,7 @@ class Regions(Trunk):
         if self.precision:
             painted, correct = painted.float(), correct.float()
         painted = F.pixel_shuffle(painted, PACKED)
-        where = self._geometry(places, registered, correct)
+        where = self._geometry(points, places, registered, correct)
         if self.training:  # only the cover is learned: told apart, the two warps take half the time of one
             skin, cover = warp(torch.cat([self.skin, self.shut], 1), where.skin), warp(self.cover, where.skin)
         else:
@@ -542,24 +571,27 @@ class Regions(Trunk):
         iris, white = warp(self.iris, where.irises), self.interior[:, :, eyes]
         eyeball = white + (iris[:, 0:3] - white) * iris[:, 3:4] + painted[:, 4:7, eyes]
         teeth = torch.cat([self.teeth[:, :3] + painted[:, 4:7, mouth], _each(self.teeth[:, 3:], len(painted))], 1)
-        cavity = over(warp(teeth, where.teeth), warp(self.interior[:, :, mouth], where.jaw))
+        tongue = over(warp(self.lower, where.jaw), warp(self.interior[:, :, mouth], where.tongue))
+        cavity = over(warp(teeth, where.teeth), tongue)
         interior = torch.cat([eyeball, over(warp(self.rim, where.rims), cavity)], 2)
         atlas = torch.cat([colour + (interior - colour) * opening, opacity + opening - opacity * opening], 1)
         lashes = warp(self.lashes, where.lashes) * (where.shut[:, eyes].unsqueeze(1) * self.window[:, :, eyes])
         lid = atlas[:, :, eyes] - atlas[:, :, eyes] * lashes[:, 3:4] + lashes
         return torch.cat([lid, atlas[:, :, mouth]], 2)
 
-    def _geometry(self, places: Places, registered: list[torch.Tensor], correct: torch.Tensor) -> Geometry:
+    def _geometry(
+        self, points: torch.Tensor, places: Places, registered: list[torch.Tensor], correct: torch.Tensor
+    ) -> Geometry:
         parts, edges, at = [], [], 0
-        for own, points in zip(self.own, registered, strict=True):
+        for own, shown in zip(self.own, registered, strict=True):
             region, y = own.region, own.y[0:1]
             cells = own.count * 2 * len(own.from_cells)
             shifts = _times(correct[:, at : at + cells].reshape(-1, 2, len(own.from_cells)) * 4, own.from_cells)
             at += cells
-            curves = own.curves(points)
+            curves = own.curves(shown)
             opened, shut = curves[:, 1:3] + shifts, 0 * curves[:, 0:1]
             if region.iris is not None:
-                closed = self._closed(points)
+                closed = self._closed(shown)
                 opened = torch.cat([opened[:, 0:1] + closed.clamp(0, 1) * COVERS, opened[:, 1:2]], 1)
                 begun = ((closed - AJAR) * SHUTTING).clamp(0, 1)
                 shut = begun * begun * (begun * -2 + 3.0) + shut
@@ -573,7 +605,7 @@ class Regions(Trunk):
         lashes, rims = self._lashes(edges[0]), self._rims(upper, lower)  # the mouth's, which comes last
         opening, skin, shut = _parts(_as_they_lie(*parts), 3)
         skin = _pair(_each(self.atlas_x, len(skin)), _unit(skin, ATLAS[0]))
-        irises, inside = self._irises(registered[0], correct), self._in_the_head(places)
+        irises, inside = self._irises(registered[0], correct), self._in_the_mouth(points, places, registered[1])
         return Geometry(opening, skin, irises, *inside, rims, lashes, shut)
 
     def _closed(self, points: torch.Tensor) -> torch.Tensor:
@@ -613,23 +645,54 @@ class Regions(Trunk):
         x = _unit(mouth.x * mouth.tall, ATLAS[1])
         return _pair(_each(x, len(rows)), _unit(rows, 2 * RIM))
 
-    def _in_the_head(self, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where a mouth's texels would be if they moved with the head alone, and with the jaw: [N, h, w, 2], -1..1."""
+    def _in_the_mouth(
+        self, points: torch.Tensor, places: Places, shown: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where a mouth is read in its pictures of upper teeth, of lower teeth, and of tongue and throat.
+
+        Args:
+            points: keypoints and local landmarks, [N, K + M, 2].
+            places: of these.
+            shown: the mouth's landmarks in its texels, [N, P, 2].
+
+        Returns:
+            Three fields [N, h, w, 2], -1..1.
+        """
         turn, centre, back, _ = (part.reshape(-1, PLACES, *part.shape[1:]) for part in places)
         turned = torch.bmm(turn[:, 2], back[:, HEAD]).transpose(1, 2)  # rows: x, y
         own, (x, y) = self.own[1], REGIONS[2].anchor()
         right, down = own.x - x, own.y[0:1] - y
         height, width = own.region.height, own.region.width
-        places_of = []
-        for place in (HEAD, JAW):
+        _, first, last = own.region.corners
+        wide = last - first
+        # Where something a mouth width farther away is seen, in texels of the head.
+        deeper = torch.bmm(_times(points.transpose(1, 2), self.depth).transpose(1, 2), back[:, HEAD]).transpose(1, 2)
+        aside, sunk = deeper[:, 0:1], deeper[:, 1:2]
+        arches = []
+        for place, arch in zip((HEAD, JAW), ARCHES, strict=True):
             shift = (torch.bmm(centre[:, 2] - centre[:, place], back[:, HEAD]) + self.anchors[2:3]).transpose(1, 2)
-            inside = [
+            columns, rows = (
                 right * turned[:, axis : axis + 1, 0:1]
                 + (down * turned[:, axis : axis + 1, 1:2] + shift[:, axis : axis + 1])
                 for axis in (0, 1)
-            ]
-            places_of.append(_pair(_unit(inside[0], width), _unit(inside[1], height)).clamp(-1.0, 1.0))
-        return places_of[0], places_of[1]
+            )
+            bent, across = deeper * (arch / wide**2), (columns - x).clamp(-wide, wide)
+            # Newton's step from where a tooth is seen to where it stands in a flat row.
+            steep = (across * bent[:, 0:1] * 2 + 1.0).clamp(0.5, 2.0)
+            across = across - across * across * bent[:, 0:1] / steep
+            stands = _unit(across + x, width), _unit(rows - across * across * bent[:, 1:2], height)
+            arches.append(_pair(*stands).clamp(-1.0, 1.0))
+        # Columns and rows are those of the jaw, which came last.
+        upper, lower = own.region.middles()
+        gap = torch.bmm(turned[:, 1:2], (shown[:, lower : lower + 1] - shown[:, upper : upper + 1]).transpose(1, 2))
+        rise, drop = gap.clamp(0, GAPES * wide) * RISES + LOW * wide, sunk * BACK
+        # From the side it is rise · sin(pi / 2 · t) high, t from tip to back; this is the highest that is seen of it.
+        seen = (drop / (rise * 2)).clamp(0, 1) * -1 + 1.0
+        tall = (rise * seen * seen + F.relu(drop * -1)).clamp(FLAT_TONGUE, height)
+        along = (self.tip + sunk * BEHIND - rows) / tall
+        columns = columns - aside * (along.clamp(0, 1) * BACK + BEHIND)
+        tongue = _pair(_unit(columns, width), (along + BELOW) * (-2 / TALL) + 1.0).clamp(-1.0, 1.0)
+        return arches[0], arches[1], tongue
 
     # -- a person's own ------------------------------------------------------------------------------------------
 
@@ -671,6 +734,9 @@ class Regions(Trunk):
                 along = (local[other] - local[one]) / (last - first)
                 of_pose[:, number, 1] = pose[:, 1] * along[0] - pose[:, 0] * along[1]
         turn, centre = (local.T @ of_local[:, 2]).T.split([2, 1])
+        meet = (local[_AT[13]] + local[_AT[14]]) / 2 - centre[0]
+        row, first, last = REGIONS[2].corners
+        self.tip.fill_(row + float(torch.linalg.solve(turn.T, meet)[1]) + TIP * (last - first))
         for place in (HEAD, JAW):
             of_pose[:, place, :2] = pose[:, :2] @ turn.T
             of_pose[:, place, 2] = carried(centre[0], reference)
@@ -679,6 +745,7 @@ class Regions(Trunk):
             of_local[_AT[landmark], JAW, 2] += 1 / len(MANDIBLE)
             of_pose[:, JAW, 2] -= carried(local[_AT[landmark]], landmarks[landmark, 2]) / len(MANDIBLE)
         self.placing.copy_(placing.flatten(1) * PIXELS)
+        self.depth[:KEYPOINTS, 0] = pose[:, 3] * wide * PIXELS
         chosen = self.chosen.unflatten(1, (PLACES, -1))
         for number, region in enumerate(REGIONS[:2]):
             assert region.iris is not None
@@ -733,7 +800,8 @@ class Regions(Trunk):
         spots = self.spots(places)
         crops = F.grid_sample(photo, spots, padding_mode="border", align_corners=True)
         self.interior.copy_(crops)
-        self.iris[:, :3] = crops[:, :, : REGIONS[2].top]
+        self.iris[:, :3], self.lower[:, :3] = crops.split([REGIONS[2].top, REGIONS[2].height], 2)
+        self.lower[:, 3] = 1
         # The photo's curves are pulled to where the mean ones are.
         parts = []
         for own, shown in zip(self.own, self.registered(places, points), strict=True):
@@ -771,7 +839,7 @@ class Regions(Trunk):
         """What `_geometry` finds for keypoints and local landmarks [N, K + M, 2] alone."""
         places = self.places(points)
         nothing = self.correct.bias.new_zeros(len(points), len(self.correct.bias))
-        return self._geometry(places, self.registered(places, points), nothing)
+        return self._geometry(points, places, self.registered(places, points), nothing)
 
 
 def _faded(size: int) -> torch.Tensor:
