@@ -337,7 +337,7 @@ def test_the_script(programs, tmp_path, monkeypatch, capsys):
     assert to_executorch.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert "student.pte: " in lines[-3]
-    assert "14 not (grid_sampler_2d)" in lines[-3]
+    assert "15 not (grid_sampler_2d)" in lines[-3]
     result = json.loads(lines[-1])
     assert result["verified"] is True
     assert result["target"] == "xnnpack"

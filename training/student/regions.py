@@ -685,10 +685,10 @@ class Regions(Trunk):
         # Columns and rows are those of the jaw, which came last.
         upper, lower = own.region.middles()
         gap = torch.bmm(turned[:, 1:2], (shown[:, lower : lower + 1] - shown[:, upper : upper + 1]).transpose(1, 2))
-        rise, drop = gap.clamp(0, GAPES * wide) * RISES + LOW * wide, sunk * BACK
+        rise, drop = gap.clamp(0.0, GAPES * wide) * RISES + LOW * wide, sunk * BACK
         # From the side it is rise · sin(pi / 2 · t) high, t from tip to back; this is the highest that is seen of it.
         seen = (drop / (rise * 2)).clamp(0, 1) * -1 + 1.0
-        tall = (rise * seen * seen + F.relu(drop * -1)).clamp(FLAT_TONGUE, height)
+        tall = (rise * seen * seen + F.relu(drop * -1)).clamp(FLAT_TONGUE, float(height))
         along = (self.tip + sunk * BEHIND - rows) / tall
         columns = columns - aside * (along.clamp(0, 1) * BACK + BEHIND)
         tongue = _pair(_unit(columns, width), (along + BELOW) * (-2 / TALL) + 1.0).clamp(-1.0, 1.0)
