@@ -224,7 +224,7 @@ def test_a_closed_lid_is_skin_and_ends_in_no_edge(hopper, identity):
     ):
         column = points[upper[3], 0].round().astype(int)
         top, low = points[fold[3], 1].round().astype(int), meeting[lower[3], 1].round().astype(int)
-        lid = blink[top + 4 : low - 4, column - 6 : column + 7].mean(1)  # below the rim of her glasses
+        lid = blink[top + 4 : low - 5, column - 6 : column + 7].mean(1)  # below the rim of her glasses
         assert lid.diff().abs().max() < 0.04  # no step on the way to the lashes
         assert lid.std() > 0.01  # and no flat patch
         # Above the fold it is the photo's own skin.
