@@ -734,8 +734,9 @@ class Regions(Trunk):
                 along = (local[other] - local[one]) / (last - first)
                 of_pose[:, number, 1] = pose[:, 1] * along[0] - pose[:, 0] * along[1]
         turn, centre = (local.T @ of_local[:, 2]).T.split([2, 1])
-        meet = (local[_AT[13]] + local[_AT[14]]) / 2 - centre[0]
-        row, first, last = REGIONS[2].corners
+        mouth = REGIONS[2]
+        meet = local[[mouth.points()[at] for at in mouth.middles()]].mean(0) - centre[0]
+        row, first, last = mouth.corners
         self.tip.fill_(row + float(torch.linalg.solve(turn.T, meet)[1]) + TIP * (last - first))
         for place in (HEAD, JAW):
             of_pose[:, place, :2] = pose[:, :2] @ turn.T
