@@ -108,6 +108,11 @@ def test_the_avatar_passes_its_check_and_names_what_it_lacks(journey):
     assert {row["runtime"] for row in verdict["rows"]} == {*filter(installed, LOWERED), "numpy"}
 
 
+def test_the_avatar_is_timed(journey):
+    said = journey.superface("bench", str(journey.bundle), "--frames", "3", "--threads", "1", "--json")
+    assert json.loads(said)["rows"]
+
+
 def test_a_clip_moves_the_avatar_on_every_runtime(journey):
     journey.superface("track", str(journey.run / "preview.mp4"), "-o", "clip.npz")
     for runtime in filter(installed, LOWERED):

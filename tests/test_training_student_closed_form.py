@@ -122,14 +122,20 @@ def test_a_cell_of_the_frame_finds_what_followed_there(random_student, driving):
     assert (gone - found).abs().max() < 0.02 * found.abs().max()
 
 
-@torch.no_grad()
-def test_what_is_inside_mouths_and_eyes_is_found_though_only_some_texels_are_ever_seen(random_student, driving, faces):
-    """Red between lips and lids, blue irises before it, green elsewhere."""
-    person = copy.deepcopy(random_student.person)
+def speaking_person(student, faces):
+    """A copy of its person whose regions are fitted to talking, and the points of that: [T, K + M, 2]."""
+    person = copy.deepcopy(student.person)
     speaking = procedural_track(faces[0], seed=train_seed(3), seconds=16.0, style="training").landmarks[::4]
     local = torch.from_numpy(speaking[:, LOCAL, :2].astype(np.float32))
     points = torch.cat([local[:, :KEYPOINTS], local], 1)
     fit_regions(person, points, person.layer[:, :3])
+    return person, points
+
+
+@torch.no_grad()
+def test_what_is_inside_mouths_and_eyes_is_found_though_only_some_texels_are_ever_seen(random_student, driving, faces):
+    """Red between lips and lids, blue irises before it, green elsewhere."""
+    person, points = speaking_person(random_student, faces)
     regions, eyes = person.regions, slice(0, REGIONS[2].top)
     where = regions.geometry(points)
     opening = where.opening
@@ -146,14 +152,10 @@ def test_what_is_inside_mouths_and_eyes_is_found_though_only_some_texels_are_eve
 @torch.no_grad()
 def test_skin_covers_what_the_frame_shows_worse_and_lashes_hang_over_it(random_student, driving, faces):
     """Brows that only the frame shows, and black under the edges of shut lids."""
-    person = copy.deepcopy(random_student.person)
+    person, points = speaking_person(random_student, faces)
     for last in (person.regions.paint, person.regions.correct):
         last.weight.zero_()
         last.bias.zero_()
-    speaking = procedural_track(faces[0], seed=train_seed(3), seconds=16.0, style="training").landmarks[::4]
-    local = torch.from_numpy(speaking[:, LOCAL, :2].astype(np.float32))
-    points = torch.cat([local[:, :KEYPOINTS], local], 1)
-    fit_regions(person, points, person.layer[:, :3])
     regions = person.regions
     where = regions.geometry(points)
     shown = warp(regions.skin, where.skin)
@@ -175,11 +177,7 @@ def test_skin_covers_what_the_frame_shows_worse_and_lashes_hang_over_it(random_s
 @torch.no_grad()
 def test_lower_teeth_are_told_from_the_tongue_behind_them(random_student, driving, faces):
     """White teeth in the jaw before a red tongue, as heads turn and mouths open."""
-    person = copy.deepcopy(random_student.person)
-    speaking = procedural_track(faces[0], seed=train_seed(3), seconds=16.0, style="training").landmarks[::4]
-    local = torch.from_numpy(speaking[:, LOCAL, :2].astype(np.float32))
-    points = torch.cat([local[:, :KEYPOINTS], local], 1)
-    fit_regions(person, points, person.layer[:, :3])
+    person, points = speaking_person(random_student, faces)
     regions, mouth = person.regions, slice(REGIONS[2].top, None)
     where = regions.geometry(points)
     white, red = regions.lower.new_zeros(1, 4, *regions.lower.shape[2:]), torch.zeros(1, 3, *regions.lower.shape[2:])
