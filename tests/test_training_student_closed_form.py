@@ -23,7 +23,7 @@ from training.student.closed_form import (
 )
 from training.student.cost import student_config
 from training.student.network import Student
-from training.student.person import identity_grid
+from training.student.person import NEAREST, identity_grid
 from training.student.regions import LASHES, REGIONS
 
 
@@ -113,13 +113,41 @@ def test_a_cell_of_the_frame_finds_what_followed_there(random_student, driving):
     smooth = torch.nn.functional.interpolate(torch.randn(1, points.shape[1] + 3, 4, 4), (FIELD, FIELD), mode="bicubic")
     person.follow.weight.copy_(0.05 * smooth[0].flatten(1).T)
     pose = person.pose(points[:, :KEYPOINTS])
-    pulls = person.pulls(person.pose.align(points, pose) - person.source_points, pose)
+    aligned = person.pose.align(points, pose)
+    pulls = person.pulls(aligned - person.source_points, pose)
     turned = 0.8 * identity_grid(FIELD).expand(len(points), -1, -1, -1)
-    found = person.came_from(pulls, turned)
+    found = person.came_from(pulls, turned, aligned)
     back = person.follow(pulls).view(-1, 2, FIELD, FIELD)
     gone = warp(back, turned + found.permute(0, 2, 3, 1))
     assert found.abs().max() > 0.02
     assert (gone - found).abs().max() < 0.02 * found.abs().max()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("slide", [0.24, -0.24])
+def test_a_nose_before_a_cheek_is_what_a_cell_shows(random_student, slide):
+    """A nose slides over the cheek beside it by one and a half times its half width: three cells of the photo lie there."""
+    person = copy.deepcopy(random_student.person)
+    tip = person.source_points[0, NEAREST]
+    grid = identity_grid(FIELD)
+    nose = (1 - (grid - tip).norm(dim=-1) / 0.16).clamp(min=0)
+    person.follow.weight.zero_()
+    person.follow.weight[:, NEAREST] = nose.flatten()
+    aligned = person.source_points + torch.zeros(1, len(person.source_points[0]), 2)
+    aligned[0, NEAREST, 0] += slide
+    pulls = person.pulls(aligned - person.source_points, person.pose(person.source_points[:, :KEYPOINTS]))
+    shown = person.came_from(pulls, grid, aligned)[0].permute(1, 2, 0) + grid[0]
+    row = int(((tip[1] + 1) * (FIELD - 1) / 2).round())
+    places, sign = grid[0, row, :, 0], 1 if slide > 0 else -1
+    passed = (places - tip[0]) * sign
+    on_the_nose = (passed > 0.03) & (passed < 0.2)
+    assert on_the_nose.sum() >= 5
+    # The near side alone: from its foot, which lies behind, to its tip; never the far side, never the cheek.
+    behind = (tip[0] - shown[row, :, 0]) * sign
+    assert (behind[on_the_nose] > 0).all()
+    assert (behind[on_the_nose] < 0.16).all()
+    beyond = passed > 0.4
+    torch.testing.assert_close(shown[row, beyond, 0], places[beyond], atol=1e-3, rtol=0)
 
 
 def speaking_person(student, faces):

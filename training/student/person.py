@@ -10,6 +10,7 @@ A phone that is to show somebody else swaps these; several people can share one 
 Letters: N batch, C channels, H W pixels, K keypoints, M local landmarks.
 """
 
+import math
 from functools import cache
 from typing import NamedTuple
 
@@ -34,9 +35,10 @@ POINTS = KEYPOINTS + LOCAL_LANDMARKS
 ANCHORS = ((-1.0, -1.0), (1.0, -1.0), (0.0, 1.0))
 """Points of the frame that stay where they are: shoulders hang on them more than on the head. Three give every
 affine motion of the frame against the head."""
-ROUNDS = 3
-"""Times that a cell looks again where it came from. On a real clip with wide turns: 2.1 to 2.5 px of error after one,
-1.5 to 1.8 after three and after eight (docs/log.md)."""
+NEAREST = KEYPOINTS + LOCAL.tolist().index(4)
+"""The point nearest to the viewer: the nose's tip."""
+ROUNDS, STRETCHES = 8, (0.6, 2.8)
+"""Times that a cell looks again where it came from, and how many times as long as in the photo parts of a face get."""
 
 
 class Window(NamedTuple):
@@ -161,6 +163,7 @@ class Person(nn.Module):
     appearance_features: torch.Tensor
     """F_2D: [1, C, 64, 64]."""
     axis: torch.Tensor
+    cells: torch.Tensor
     grid: torch.Tensor
     anchors: torch.Tensor
 
@@ -187,6 +190,7 @@ class Person(nn.Module):
         self.register_buffer("source_heat", torch.zeros(1, POINTS, HEATMAP, HEATMAP))
         self.register_buffer("appearance_features", torch.zeros(1, config.feature_channels, FIELD, FIELD))
         self.register_buffer("axis", torch.linspace(-1, 1, HEATMAP), persistent=False)
+        self.register_buffer("cells", torch.linspace(-1, 1, FIELD), persistent=False)
         self.register_buffer("grid", identity_grid(FIELD).flatten(1, 2), persistent=False)
         self.register_buffer("anchors", torch.tensor(ANCHORS)[None], persistent=False)
 
@@ -219,7 +223,7 @@ class Person(nn.Module):
         aligned = self.pose.align(points, pose)
         offsets = aligned - self.source_points
         turned = self.pose.align(self.grid, pose).reshape(-1, FIELD, FIELD, 2)
-        base = self.came_from(self.pulls(offsets, pose), turned)
+        base = self.came_from(self.pulls(offsets, pose), turned, aligned)
         # The bias tells each cell where it is: the person, and so the meaning of a cell, never changes.
         place = self.place(self.express(offsets.flatten(1))).reshape(-1, self.config.motion_channels, HEATMAP, HEATMAP)
         heat = heatmaps(aligned, self.axis) - self.source_heat
@@ -230,16 +234,20 @@ class Person(nn.Module):
         anchors = self.pose.align(self.anchors, pose) - self.anchors
         return -torch.cat([offsets, anchors], 1).transpose(1, 2)
 
-    def came_from(self, pulls: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
+    def came_from(self, pulls: torch.Tensor, turned: torch.Tensor, aligned: torch.Tensor) -> torch.Tensor:
         """Where cells of the driving frame came from in the source's, beside `turned` [N, 64, 64, 2].
 
         `follow` knows where a cell of the *photo* has gone, and so which way back. A cell of the frame first asks what
-        now lies beneath it, goes that way, and asks again there.
+        now lies beneath it, goes that way, and asks again there. A head that turns folds: a cell may have come from the
+        nose or from the cheek behind it. So cells around the nose's tip, which is at `aligned` [N, K + M, 2], first go
+        as it does, which ends at what lies nearer. And what a round finds is taken in part only, or it would leap to
+        and fro between both sides of a nose (Chebyshev's steps).
         """
         back = self.follow(pulls).reshape(-1, 2, FIELD, FIELD)
-        found = warp(back, turned)
-        for _ in range(ROUNDS):
-            found = warp(back, turned + found.permute(0, 2, 3, 1))
+        found, tip = warp(back, turned), slice(NEAREST, NEAREST + 1)
+        found = found + (pulls[:, :, tip].unsqueeze(3) - found) * heatmaps(aligned[:, tip], self.cells)
+        for share in _chebyshev(ROUNDS, *STRETCHES):
+            found = found + (warp(back, turned + found.permute(0, 2, 3, 1)) - found) * share
         return found
 
     def draft(self, field: torch.Tensor, window: Window | None = None) -> torch.Tensor:
@@ -271,6 +279,12 @@ class Person(nn.Module):
         above, rows, below = _cut(frame, 2, top, height)
         before, part, after = _cut(rows, 3, left, width)
         return _joined([above, _joined([before, over(closeups, part), after], 3), below], 2)
+
+
+def _chebyshev(count: int, low: float, high: float) -> list[float]:
+    """Steps that end soonest where an error falls by `low` to `high` of itself for a step of one (Richardson's iteration)."""
+    middle, half = (high + low) / 2, (high - low) / 2
+    return [1 / (middle + half * math.cos(math.pi * (number + 0.5) / count)) for number in range(count)]
 
 
 def _cut(maps: torch.Tensor, axis: int, start: int, size: int) -> list[torch.Tensor]:
