@@ -126,7 +126,7 @@ def test_a_cell_of_the_frame_finds_what_followed_there(random_student, driving):
 @torch.no_grad()
 @pytest.mark.parametrize("slide", [0.24, -0.24])
 def test_a_nose_before_a_cheek_is_what_a_cell_shows(random_student, slide):
-    """A nose slides over the cheek beside it by one and a half times its half width: three cells of the photo lie there."""
+    """A nose slides by one and a half times its half width: three cells of the photo lie where a cheek is."""
     person = copy.deepcopy(random_student.person)
     tip = person.source_points[0, NEAREST]
     grid = identity_grid(FIELD)

@@ -1,6 +1,7 @@
 """The rasteriser, the cut-out and the mesh teacher, on real portraits."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,6 +279,25 @@ def test_outlines_are_even(hopper, identity, monkeypatch):
     around = F.max_pool2d(changed.float()[None], 3, 1, 1)[0] > 0
     rough = [(frame[:, 1:] - frame[:, :-1]).square().mean(0)[around[1:]].mean() for frame in (even, stairs)]
     assert rough[0] < 0.9 * rough[1]
+
+
+def test_the_rim_of_a_hole_has_a_share_of_both():
+    """What a slanted rim covers of pixels is its area, in quarters; away from holes a rim stays as it is."""
+    vertices, triangles = (
+        torch.tensor([[100.0, 80.0, 0.0], [100.0, 380.0, 0.0], [160.0, 380.0, 0.0]]),
+        torch.tensor([[0, 1, 2]]),
+    )
+    front = rasterise(vertices, triangles, height=NETWORK, width=NETWORK)
+    proxy = SimpleNamespace(atlas=torch.ones(1, 4, NETWORK, NETWORK))
+    holes = torch.zeros(NETWORK, NETWORK, dtype=torch.bool)
+    holes[:230] = True
+    painted = front.covered.float().expand(4, -1, -1)
+    whole, cover = mesh._even_edges(proxy, front, vertices, triangles, vertices[:, :2], painted, holes)
+    rows = torch.arange(120, 220)
+    torch.testing.assert_close(cover[rows].sum(1), (rows - 80) / 5, atol=0.26, rtol=0)
+    assert set(cover[rows].unique().tolist()) <= {0, 0.25, 0.5, 0.75, 1}
+    assert (whole[:, cover > 0] == 1).all()  # its colour where it covers anything
+    assert (cover[240:] == front.covered[240:]).all()
 
 
 def test_what_a_head_bares_goes_on_as_its_surroundings():

@@ -282,7 +282,7 @@ class Person(nn.Module):
 
 
 def _chebyshev(count: int, low: float, high: float) -> list[float]:
-    """Steps that end soonest where an error falls by `low` to `high` of itself for a step of one (Richardson's iteration)."""
+    """Steps that end soonest where a step of one takes `low` to `high` times the error away (Richardson)."""
     middle, half = (high + low) / 2, (high - low) / 2
     return [1 / (middle + half * math.cos(math.pi * (number + 0.5) / count)) for number in range(count)]
 

@@ -27,7 +27,7 @@ from training.teachers.parts import HALF, MARGIN, Array, Part, Pose, to_crop, to
 from training.teachers.proxy import Proxy, build_proxy
 from training.teachers.raster import Fragments, rasterise
 
-VERSION = 5
+VERSION = 6
 """Counted up with whatever draws another frame or places a keypoint elsewhere; a test compares three frames
 (tests/golden/make_frames.py)."""
 
@@ -150,9 +150,10 @@ def _compose(
     sampled = _sample(proxy.atlas, position)
     bare = proxy.swept * ~covered
     opacity = sampled[3] * (1 - bare)
-    painted = _even_edges(
-        proxy, front, vertices, triangles, attributes[:, :2], torch.cat([opacity * sampled[:3], opacity[None]])
-    )
+    painted, cover = _even_edges(
+        proxy, front, vertices, triangles, attributes[:, :2], torch.cat([opacity * sampled[:3], opacity[None]]),
+        _boxes([*eyes, mouth], device),
+    )  # fmt: skip
     frame = painted[:3] + (1 - painted[3]) * proxy.plate
     # What does not move is the photo itself, whatever the cut-out missed.
     motion = (position - identity).square().sum(-1)
@@ -163,8 +164,8 @@ def _compose(
     visible = torch.maximum(((opacity > 0.5) & within).float(), torch.maximum(proxy.still, (rest > 0.5).float()))
     position = torch.where(((opacity > 0.5) & within)[..., None], position, identity)
     for eye in eyes:
-        _show_through(proxy, eye, covered, frame, position, visible)
-    _show_through(proxy, mouth, covered, frame, position, visible, shaded=parted, painted=True)
+        _show_through(proxy, eye, cover, frame, position, visible)
+    _show_through(proxy, mouth, cover, frame, position, visible, shaded=parted, painted=True)
 
     for lid in lids:
         frame, visible = _lay_lid(proxy, frame, visible, lid, front.depth)
@@ -178,23 +179,24 @@ _STEP_PX = 5.0
 
 def _even_edges(
     proxy: Proxy, front: Fragments, vertices: torch.Tensor, triangles: torch.Tensor, uv: torch.Tensor,
-    painted: torch.Tensor,
-) -> torch.Tensor:  # fmt: skip
-    """The head's picture [4, H, W], colours times opacity, with four samples a pixel where one part hides another.
+    painted: torch.Tensor, holes: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The head's picture [4, H, W], colours times opacity, and what of each pixel it covers [H, W], evenly at outlines.
 
-    Only triangles near such an outline are drawn again, at twice the size.
+    These are where one part hides another, and rims within `holes` [H, W]: four samples a pixel. Only triangles near
+    them are drawn again, at twice the size.
     """
-    depth, device = front.depth, vertices.device
-    edge = torch.zeros_like(front.covered)
+    device, depth = vertices.device, torch.where(front.covered | holes, front.depth, torch.nan)
+    edge, cover = torch.zeros_like(front.covered), front.covered.float()
     for near, far, gap in (
         (edge[1:], edge[:-1], depth[1:] - depth[:-1]), (edge[:, 1:], edge[:, :-1], depth[:, 1:] - depth[:, :-1]),
     ):  # fmt: skip
-        leap = (gap.abs() > _STEP_PX) & gap.isfinite()
+        leap = gap.abs() > _STEP_PX
         near |= leap
         far |= leap
     at = edge.nonzero()
     if not len(at):
-        return painted
+        return painted, cover
     corners = vertices[triangles][..., :2]
     low, high = (corners.amin(1).floor() - 1).long(), (corners.amax(1).ceil() + 1).long()
     low, high = low.clamp(0, NETWORK - 1), high.clamp(0, NETWORK - 1)
@@ -203,9 +205,8 @@ def _even_edges(
     touched = counted[bottom, right] - counted[top, right] - counted[bottom, left] + counted[top, left] > 0
     near = triangles[touched]
     # Only the box around all outlines is drawn, and of it only these triangles.
-    corner, size = at.amin(0), 2 * (at.amax(0) - at.amin(0) + 1)
-    fine = torch.cat([(vertices[:, :2] - corner.flip(0)) * 2 + 0.5, vertices[:, 2:]], 1)
-    drawn = rasterise(fine, near, height=int(size[0]), width=int(size[1]))
+    corner, end = at.amin(0), at.amax(0) + 1
+    drawn = _drawn_fine(vertices, near, (int(corner[0]), int(end[0]), int(corner[1]), int(end[1])))
     inside = 2 * (at - corner)
     four = torch.tensor([0, 1, drawn.width, drawn.width + 1], device=device)
     samples = (inside[:, 0] * drawn.width + inside[:, 1])[:, None] + four
@@ -215,13 +216,21 @@ def _even_edges(
     along, across = drawn.weights[found].split(1, -1)
     place = first + along * (second - first) + across * (third - first)
     sampled = _sample(proxy.atlas, place)
-    # Samples that fall through a hole have no say: what stands in holes is drawn later.
+    # Samples that fall through a hole have no say in the colour: what stands in holes is drawn later.
     share = hit / hit.sum(1, keepdim=True).clamp_min(1)
     row, column = at.T
     even = torch.cat([sampled[3] * sampled[:3], sampled[3:]]) * share
     painted = painted.clone()
     painted[:, row, column] = torch.where(hit.any(1), even.sum(-1), painted[:, row, column])
-    return painted
+    cover[row, column] = hit.float().mean(1)
+    return painted, cover
+
+
+def _drawn_fine(vertices: torch.Tensor, triangles: torch.Tensor, box: tuple[int, int, int, int]) -> Fragments:
+    """Triangles within a box of pixels (top, bottom, left, right), four samples a pixel."""
+    top, bottom, left, right = box
+    fine = torch.cat([(vertices[:, :2] - vertices.new_tensor([left, top])) * 2 + 0.5, vertices[:, 2:]], 1)
+    return rasterise(fine, triangles, height=2 * (bottom - top), width=2 * (right - left))
 
 
 def _box(vertices: torch.Tensor) -> tuple[int, int, int, int] | None:
@@ -233,23 +242,32 @@ def _box(vertices: torch.Tensor) -> tuple[int, int, int, int] | None:
     return low[1], high[1], low[0], high[0]
 
 
+def _boxes(holes: list[list[Part]], device: torch.device) -> torch.Tensor:
+    """The parts of a frame that eyes and mouth may show in: bool [H, W]."""
+    within = torch.zeros(NETWORK, NETWORK, dtype=torch.bool, device=device)
+    for parts in holes:
+        if place := _box(torch.from_numpy(np.concatenate([part.vertices for part in parts]))):
+            top, bottom, left, right = place
+            within[top:bottom, left:right] = True
+    return within
+
+
 def _show_through(
-    proxy: Proxy, parts: list[Part], covered: torch.Tensor, frame: torch.Tensor, position: torch.Tensor,
+    proxy: Proxy, parts: list[Part], cover: torch.Tensor, frame: torch.Tensor, position: torch.Tensor,
     visible: torch.Tensor, *, shaded: float = 0.0, painted: bool = False,
 ) -> None:  # fmt: skip
     """Eyeballs or mouth in place where the head leaves a hole; drawn at twice the size for clean edges.
 
-    `shaded`: how much the hole's rim shades what lies behind; `painted`: it is not the photo's own.
+    `cover`: what of each pixel the head covers; `shaded`: how much the hole's rim shades what lies behind; `painted`:
+    it is not the photo's own.
     """
-    vertices, triangles, attributes = _merge(parts, covered.device)
+    vertices, triangles, attributes = _merge(parts, cover.device)
     place = _box(vertices)
     if place is None:
         return
     top, bottom, left, right = place
     box = (slice(top, bottom), slice(left, right))
-    height, width = bottom - top, right - left
-    fine = torch.cat([(vertices[:, :2] - vertices.new_tensor([left, top])) * 2 + 0.5, vertices[:, 2:]], 1)
-    behind = rasterise(fine, triangles, height=2 * height, width=2 * width)
+    behind = _drawn_fine(vertices, triangles, place)
     through = behind.interpolate(triangles, attributes)
     colour = _sample(proxy.atlas, through[..., :2])[:3] * through[..., 4]
     filled = behind.covered.float()[None]
@@ -258,10 +276,8 @@ def _show_through(
     )
     colour = colour / filled.clamp_min(0.25)
     if shaded:
-        colour = colour * (1 - shaded * _OCCLUSION * _occluded(covered[box], proxy.occlusion))
-    # A soft edge: the share of head among the nine pixels around, where there is something behind.
-    share = F.avg_pool2d(covered[box].float()[None, None], 3, 1, 1, count_include_pad=False)[0, 0] * covered[box]
-    share = torch.where(filled[0] > 0.9, share, torch.ones_like(share))
+        colour = colour * (1 - shaded * _OCCLUSION * _occluded(cover[box], proxy.occlusion))
+    share = torch.where(filled[0] > 0.9, cover[box], torch.ones_like(cover[box]))
     patch = (slice(None), *box)
     frame[patch] = share * frame[patch] + (1 - share) * colour
     hole = share < 0.5
@@ -277,12 +293,10 @@ _OCCLUSION = 0.62
 """How much of their light lips take from what lies directly behind them."""
 
 
-def _occluded(covered: torch.Tensor, reach: int) -> torch.Tensor:
+def _occluded(cover: torch.Tensor, reach: int) -> torch.Tensor:
     """Share of the sky over each pixel that lips cover [H, W]: light comes from above, so it is looked for there."""
     size = 2 * reach + 1
-    around = F.pad(
-        covered.float()[None, None], (reach, reach, reach + reach // 2, reach - reach // 2), mode="replicate"
-    )
+    around = F.pad(cover[None, None], (reach, reach, reach + reach // 2, reach - reach // 2), mode="replicate")
     return F.avg_pool2d(F.avg_pool2d(around, size, 1), 3, 1, 1, count_include_pad=False)[0, 0]
 
 
@@ -305,16 +319,15 @@ def _lay_lid(
         return frame, visible
     top, bottom, left, right = place
     box = (slice(top, bottom), slice(left, right))
-    shifted = vertices - vertices.new_tensor([left, top, 0])
-    drawn = rasterise(shifted, triangles, height=bottom - top, width=right - left)
+    drawn = _drawn_fine(vertices, triangles, place)
     values = drawn.interpolate(triangles, attributes)
     panel = _sample(proxy.atlas, values[..., :2])
-    before = (drawn.depth <= depth[box] + 12) & drawn.covered
-    alpha = panel[3] * values[..., 4] * before
-    alpha = F.avg_pool2d(alpha[None, None], 3, 1, 1)[0, 0]
+    behind = depth[box].repeat_interleave(2, 0).repeat_interleave(2, 1)
+    alpha = panel[3] * values[..., 4] * ((drawn.depth <= behind + 12) & drawn.covered)
+    laid = F.avg_pool2d(torch.cat([alpha * panel[:3], alpha[None]])[None], 2)[0]
     patch = (slice(None), *box)
-    frame[patch] = alpha * panel[:3] + (1 - alpha) * frame[patch]
-    visible[box] = torch.minimum(visible[box], (alpha < 0.5).float())
+    frame[patch] = laid[:3] + (1 - laid[3]) * frame[patch]
+    visible[box] = torch.minimum(visible[box], (laid[3] < 0.5).float())
     return frame, visible
 
 
