@@ -682,17 +682,33 @@ class Regions(Trunk):
             across = across - across * across * bent[:, 0:1] / steep
             stands = _unit(across + x, width), _unit(rows - across * across * bent[:, 1:2], height)
             arches.append(_pair(*stands).clamp(-1.0, 1.0))
-        # Columns and rows are those of the jaw, which came last.
         upper, lower = own.region.middles()
         gap = torch.bmm(turned[:, 1:2], (shown[:, lower : lower + 1] - shown[:, upper : upper + 1]).transpose(1, 2))
+        # Columns and rows are those of the jaw, which came last.
+        return arches[0], arches[1], self._on_the_tongue(columns, rows, aside, sunk, gap)
+
+    def _on_the_tongue(
+        self, columns: torch.Tensor, rows: torch.Tensor, aside: torch.Tensor, sunk: torch.Tensor, gap: torch.Tensor
+    ) -> torch.Tensor:
+        """Where a mouth is read in its picture of tongue and throat: [N, h, w, 2], -1..1.
+
+        Args:
+            columns: of the jaw, at the mouth's texels, [N, h, w].
+            rows: likewise.
+            aside: columns of the head by which something a mouth width farther away is seen elsewhere, [N, 1, 1].
+            sunk: rows by which it is.
+            gap: rows between the lips' middles.
+        """
+        region = self.own[1].region
+        _, first, last = region.corners
+        wide = last - first
         rise, drop = gap.clamp(0.0, GAPES * wide) * RISES + LOW * wide, sunk * BACK
         # From the side it is rise · sin(pi / 2 · t) high, t from tip to back; this is the highest that is seen of it.
         seen = (drop / (rise * 2)).clamp(0, 1) * -1 + 1.0
-        tall = (rise * seen * seen + F.relu(drop * -1)).clamp(FLAT_TONGUE, float(height))
+        tall = (rise * seen * seen + F.relu(drop * -1)).clamp(FLAT_TONGUE, float(region.height))
         along = (self.tip + sunk * BEHIND - rows) / tall
         columns = columns - aside * (along.clamp(0, 1) * BACK + BEHIND)
-        tongue = _pair(_unit(columns, width), (along + BELOW) * (-2 / TALL) + 1.0).clamp(-1.0, 1.0)
-        return arches[0], arches[1], tongue
+        return _pair(_unit(columns, region.width), (along + BELOW) * (-2 / TALL) + 1.0).clamp(-1.0, 1.0)
 
     # -- a person's own ------------------------------------------------------------------------------------------
 
