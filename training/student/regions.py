@@ -131,6 +131,11 @@ class Region(NamedTuple):
         """Rows of the landmarks at its corners."""
         return _AT[self.curves[0][0]], _AT[self.curves[0][-1]]
 
+    def wide(self) -> float:
+        """Between its corners, in texels."""
+        _, first, last = self.corners
+        return last - first
+
     def anchor(self) -> tuple[float, float]:
         """The middle between the corners: x, y."""
         row, first, last = self.corners
@@ -619,11 +624,11 @@ class Regions(Trunk):
         """Where both irises are read in their picture, for the eyes' points [N · 2, P, 2]: [N, h, w, 2], -1..1."""
         own = self.own[0]
         rest, left = _each(own.rest[:, _IRIS:_LID], len(points)), _each(own.left, len(points))
-        _, first, last = own.region.corners
-        far = GLANCE * (last - first)
+        wide = own.region.wide()
+        far = GLANCE * wide
         moved = (points[:, _IRIS:_LID] - rest).clamp(-far, far) + 4 * correct[:, -4:].reshape(-1, 1, 2)
         aside = moved[:, :, 0:1]
-        narrowed = aside * aside * (0.5 / (EYEBALL * (last - first)) ** 2) + 1.0
+        narrowed = aside * aside * (0.5 / (EYEBALL * wide) ** 2) + 1.0
         rest_x = rest[:, :, 0:1]
         x = (((own.x - rest_x - aside) * narrowed + rest_x).clamp(0, own.region.width - 1) + left) * own.tall
         y = own.y[0:1] - moved[:, :, 1:2] + 0 * own.x
@@ -663,8 +668,7 @@ class Regions(Trunk):
         own, (x, y) = self.own[1], REGIONS[2].anchor()
         right, down = own.x - x, own.y[0:1] - y
         height, width = own.region.height, own.region.width
-        _, first, last = own.region.corners
-        wide = last - first
+        wide = own.region.wide()
         # Where something a mouth width farther away is seen, in texels of the head.
         deeper = torch.bmm(_times(points.transpose(1, 2), self.depth).transpose(1, 2), back[:, HEAD]).transpose(1, 2)
         aside, sunk = deeper[:, 0:1], deeper[:, 1:2]
@@ -700,8 +704,7 @@ class Regions(Trunk):
             gap: rows between the lips' middles.
         """
         region = self.own[1].region
-        _, first, last = region.corners
-        wide = last - first
+        wide = region.wide()
         rise, drop = gap.clamp(0.0, GAPES * wide) * RISES + LOW * wide, sunk * BACK
         # From the side it is rise · sin(pi / 2 · t) high, t from tip to back; this is the highest that is seen of it.
         seen = (drop / (rise * 2)).clamp(0, 1) * -1 + 1.0
@@ -740,20 +743,19 @@ class Regions(Trunk):
         of_pose, of_local = placing.split([KEYPOINTS, LOCAL_LANDMARKS])
         for number, region in enumerate(REGIONS):
             one, other = region.ends()
-            _, first, last = region.corners
-            of_local[[one, other], number, 0] = points.new_tensor([-1, 1]) / (last - first)
+            of_local[[one, other], number, 0] = points.new_tensor([-1, 1]) / region.wide()
             of_local[[one, other], number, 2] = 0.5
             if region.span:
                 above, below, rows = region.span
                 of_local[[_AT[above], _AT[below]], number, 1] = points.new_tensor([-1, 1]) / rows
             else:
-                along = (local[other] - local[one]) / (last - first)
+                along = (local[other] - local[one]) / region.wide()
                 of_pose[:, number, 1] = pose[:, 1] * along[0] - pose[:, 0] * along[1]
         turn, centre = (local.T @ of_local[:, 2]).T.split([2, 1])
         mouth = REGIONS[2]
         meet = local[[mouth.points()[at] for at in mouth.middles()]].mean(0) - centre[0]
-        row, first, last = mouth.corners
-        self.tip.fill_(row + float(torch.linalg.solve(turn.T, meet)[1]) + TIP * (last - first))
+        _, row = mouth.anchor()
+        self.tip.fill_(row + float(torch.linalg.solve(turn.T, meet)[1]) + TIP * mouth.wide())
         for place in (HEAD, JAW):
             of_pose[:, place, :2] = pose[:, :2] @ turn.T
             of_pose[:, place, 2] = carried(centre[0], reference)
@@ -840,9 +842,8 @@ class Regions(Trunk):
         self.skin.copy_(sharpened(skin, (1, 2)).clamp(0, 1))
         self.cover.fill_(1)
         eyes = self.own[0]
-        _, first, last = eyes.region.corners
         away = torch.hypot(eyes.x - eyes.rest[:, _IRIS:_LID, 0:1], eyes.y[0:1] - eyes.rest[:, _IRIS:_LID, 1:2])
-        discs = (LIMBUS * (last - first) * eyes.radius - away + 0.5).clamp(0, 1)
+        discs = (LIMBUS * eyes.region.wide() * eyes.radius - away + 0.5).clamp(0, 1)
         self.iris[:, 3] = _side_by_side(discs)
 
     def lids(self) -> torch.Tensor:
